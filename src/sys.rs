@@ -1,0 +1,6 @@
+//! The environment of the process: clock, entropy, raw system calls.
+//!
+//! The only place where `unsafe`, a raw clock, randomness or a memory map may stand. Each submodule is a thin, safe
+//! face; nothing here decides anything.
+
+pub mod clock;
