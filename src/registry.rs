@@ -7,11 +7,20 @@
 //! Bytes of manifests stay opaque: they are looked into for what they name, never written again.
 
 pub mod digest;
+pub mod fault;
+pub mod manifest;
 pub mod media_type;
 pub mod name;
+pub mod pattern;
+pub mod range;
 pub mod reference;
+pub mod route;
 
 pub use digest::{Algorithm, Digest, Hasher};
+pub use fault::{Code, Fault};
+pub use manifest::Manifest;
 pub use media_type::MediaType;
 pub use name::RepositoryName;
+pub use pattern::Pattern;
+pub use range::ByteRange;
 pub use reference::{Reference, Tag};

@@ -1,0 +1,93 @@
+//! Patterns of repositories: `library/*`, `corp/**`, `*/nginx`.
+
+use super::name::RepositoryName;
+
+/// A pattern over repository names. `*` stands for any characters within one path component, `**` for any at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(String);
+
+/// Wildcards in one pattern; each doubles the work in the worst case, and nobody writes more.
+const WILDCARDS_MAX: usize = 8;
+
+/// The text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a pattern holds the characters of a repository name and at most {WILDCARDS_MAX} wildcards `*` or `**`"
+)]
+pub struct PatternError;
+
+impl Pattern {
+    /// Reads a pattern.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let sound = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b));
+        let wildcards = text.split('*').count().saturating_sub(1);
+        if text.is_empty() || !sound || wildcards > WILDCARDS_MAX {
+            Err(PatternError)
+        } else {
+            Ok(Self(text.to_owned()))
+        }
+    }
+
+    /// Whether the name fits the pattern as a whole.
+    pub fn matches(&self, name: &RepositoryName) -> bool {
+        fits(self.0.as_bytes(), name.as_str().as_bytes())
+    }
+}
+
+fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'*', b'*', rest @ ..] => {
+            (0..=name.len()).any(|skip| fits(rest, name.get(skip..).unwrap_or_default()))
+        }
+        [b'*', rest @ ..] => {
+            let component = name.iter().take_while(|b| **b != b'/').count();
+            (0..=component).any(|skip| fits(rest, name.get(skip..).unwrap_or_default()))
+        }
+        [first, rest @ ..] => name
+            .split_first()
+            .is_some_and(|(head, tail)| head == first && fits(rest, tail)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, name: &str, expected: bool) {
+        assert_eq!(
+            Pattern::parse(pattern).unwrap().matches(&name.parse().unwrap()),
+            expected,
+            "{pattern} {name}"
+        );
+    }
+
+    #[test]
+    fn one_star_stays_within_a_component() {
+        check("library/*", "library/alpine", true);
+        check("library/*", "library/a/b", false);
+        check("*", "alpine", true);
+        check("*", "library/alpine", false);
+        check("*/nginx", "bitnami/nginx", true);
+        check("library/al*e", "library/alpine", true);
+    }
+
+    #[test]
+    fn two_stars_cross_components() {
+        check("corp/**", "corp/a/b/c", true);
+        check("corp/**", "corporate/a", false);
+        check("**", "anything/at/all", true);
+        check("library/alpine", "library/alpine", true);
+        check("library/alpine", "library/alpine2", false);
+    }
+
+    #[test]
+    fn what_no_name_can_match_is_refused() {
+        for bad in ["", "Library/*", "a b", "a?c", "*a*b*c*d*e*f*g*h*i"] {
+            assert_eq!(Pattern::parse(bad), Err(PatternError), "{bad}");
+        }
+    }
+}
