@@ -1,0 +1,191 @@
+//! From a request to an outcome.
+//!
+//! For each request the engine looks at what is held, makes a plan without awaiting anything, and carries it out:
+//! gives out what is held, confirms a tag, joins a flight or starts one. What the upstream gives becomes a blob only
+//! after its digest matched, and nothing ever waits for the disk to sync: rows that are not yet committed are readable,
+//! and a flight can be joined until its row is.
+//!
+//! Rights come first: a digest is no permission. What is held is given out for a repository only if a manifest
+//! fetched for that repository names it, or the upstream confirmed it for that repository by a HEAD.
+//!
+//! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
+
+pub mod collapse;
+pub mod deliver;
+pub mod fault;
+pub mod flight;
+pub mod freshness;
+pub mod negative;
+pub mod outcome;
+pub mod passing;
+pub mod repository;
+
+mod adopt;
+mod blob;
+mod fill;
+mod links;
+mod list;
+mod manifest;
+mod tag;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+pub use blob::BlobAnswer;
+pub use fault::Denial;
+pub use list::{CatalogPage, TagsPage};
+pub use manifest::ManifestAnswer;
+pub use outcome::{Outcome, Stale};
+pub use repository::Repository;
+
+use crate::index::{Index, RepoKey};
+use crate::observe::metrics::Metrics;
+use crate::registry::{Digest, RepositoryName, Tag, route};
+use crate::store::Store;
+use crate::upstream::Upstream;
+use collapse::Collapse;
+use flight::Flights;
+use freshness::{Gate, Rules};
+use negative::Negatives;
+use repository::{Naming, NotServed};
+
+/// Most fills at once. Each holds one upstream connection, one file and about 1 MiB; a queue of waiting ones is served
+/// in order.
+pub const FILLS_MAX: usize = 64;
+
+/// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
+const PUBLICATIONS_MAX: usize = 8;
+
+/// Most adopted files verified at once: each reads as fast as the disk gives.
+const VERIFICATIONS_MAX: usize = 8;
+
+/// How long a host is not asked again for a digest that it gave wrong bytes for.
+const MISTRUST: Duration = Duration::from_secs(60);
+
+/// What the engine needs.
+#[derive(Debug)]
+pub struct Parts {
+    /// The default upstream.
+    pub upstream: Upstream,
+    /// The blob tree.
+    pub store: Store,
+    /// What is known about it.
+    pub index: Index,
+    /// Names and patterns.
+    pub naming: Naming,
+    /// Freshness of tags.
+    pub rules: Rules,
+    /// How long an absence is remembered.
+    pub negative: Duration,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The mirror behind the edge.
+#[derive(Debug)]
+pub struct Engine {
+    upstream: Upstream,
+    store: Arc<Store>,
+    index: Arc<Index>,
+    naming: Naming,
+    rules: Rules,
+    metrics: Arc<Metrics>,
+    gate: Gate,
+    flights: Flights,
+    negatives: Negatives<(RepoKey, Wanted)>,
+    mistrusted: Negatives<Digest>,
+    heads: Collapse<(RepoKey, Tag), tag::Found>,
+    fetches: Collapse<(RepoKey, Digest), manifest::Fetched>,
+    confirmations: Collapse<(RepoKey, Digest), blob::Confirmed>,
+    unpublished: manifest::Unpublished,
+    linked: links::Linked,
+    fills: Arc<Semaphore>,
+    publications: Arc<Semaphore>,
+    verifications: Arc<Semaphore>,
+}
+
+/// What was asked for and found absent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Wanted {
+    Tag(Tag),
+    Manifest(Digest),
+    Blob(Digest),
+}
+
+/// Whether only the head of an answer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// `HEAD`.
+    Head,
+    /// `GET`.
+    Body,
+}
+
+impl Engine {
+    /// Puts the parts together. Talks to nobody: the upstream may be down.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            upstream: parts.upstream,
+            store: Arc::new(parts.store),
+            index: Arc::new(parts.index),
+            naming: parts.naming,
+            rules: parts.rules,
+            metrics: parts.metrics,
+            gate: Gate::default(),
+            flights: Flights::default(),
+            negatives: Negatives::new(parts.negative),
+            mistrusted: Negatives::new(MISTRUST),
+            heads: Collapse::default(),
+            fetches: Collapse::default(),
+            confirmations: Collapse::default(),
+            unpublished: manifest::Unpublished::default(),
+            linked: links::Linked::default(),
+            fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+        })
+    }
+
+    /// The repository that a request means, or the refusal that it gets.
+    pub fn resolve(&self, source: Option<&route::Source>, name: &RepositoryName) -> Result<Repository, Denial> {
+        self.naming.resolve(source, name).map_err(|why| match why {
+            NotServed::Source(host) => fault::not_a_source(&host),
+            NotServed::Pattern => fault::not_allowed(name),
+        })
+    }
+
+    /// The upstream, for its state.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// How many blobs are being filled.
+    pub fn fills_running(&self) -> usize {
+        self.flights.count()
+    }
+
+    /// Waits until what was fetched is published and its rows are durable; at the stop, so that nothing is fetched again.
+    pub async fn settle(&self) {
+        let all = u32::try_from(PUBLICATIONS_MAX).unwrap_or(u32::MAX);
+        // All permits at once: every publication that was under way has ended.
+        let _permits = self.publications.acquire_many(all).await;
+        self.index.committed().await;
+    }
+}
+
+/// Runs blocking work on the pool. A panic in it is an I/O error of this one operation.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| std::io::Error::other(error.to_string()))
+}
+
+/// A JSON body and what it is.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The document.
+    pub body: Bytes,
+    /// Why it is what it is.
+    pub outcome: Outcome,
+}

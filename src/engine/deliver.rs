@@ -1,0 +1,165 @@
+//! Bodies on their way to a client: from a finished blob, or from a flight below its watermark.
+//!
+//! A read is tried without waiting first; only when the bytes are not in the page cache does it go to the blocking pool,
+//! so no worker ever sleeps on the disk.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use tokio::sync::watch;
+
+use super::flight::{Failure, Flight, Phase, Progress};
+use crate::registry::ByteRange;
+use crate::sys::files;
+
+/// Bytes of one read. Larger ones gain nothing, and each reader holds one.
+pub const CHUNK_BYTES: u64 = 256 * 1024;
+
+/// Why a body ended before its length: the connection is broken off, so that nobody takes it for whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// What was sent is wrong: the connection is reset, not closed.
+    #[error("the upstream's bytes do not hash to the digest")]
+    Wrong,
+    /// The flight failed for another reason.
+    #[error("the transfer from the upstream failed: {0:?}")]
+    Flight(Failure),
+    /// The file is shorter than it was, or unreadable.
+    #[error("the stored blob could not be read: {0}")]
+    Disk(#[from] std::io::Error),
+    /// The upstream of a body that is passed through.
+    #[error("the upstream broke off: {0}")]
+    Fetch(#[from] crate::upstream::FetchError),
+}
+
+/// Where the bytes of a blob come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A blob that is held whole, and its beginning if that was read already.
+    Held(Arc<File>, Option<Bytes>),
+    /// A flight.
+    Flight(Arc<Flight>),
+    /// Straight from the upstream, uncached: the disk would not take it.
+    Passing(Box<super::passing::Passing>),
+}
+
+/// A body: whole in memory, or a stream of pieces whose lengths add up to what was promised, or end in a [`Cut`].
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Piece by piece.
+    Pieces(futures_util::stream::BoxStream<'static, Result<Bytes, Cut>>),
+}
+
+impl Source {
+    /// Whether a part can be read, or only the whole.
+    pub fn has_parts(&self) -> bool {
+        !matches!(self, Self::Passing(_))
+    }
+
+    /// The bytes of `range`. A passing source ignores the range and gives everything.
+    pub fn read(self, range: ByteRange) -> Body {
+        match self {
+            Self::Held(file, head) => match head.and_then(|head| cut_out(&head, range)) {
+                Some(all) => Body::Whole(all),
+                None => pieces(FileReader { file, range }, FileReader::next),
+            },
+            Self::Flight(flight) => {
+                let progress = flight.watch();
+                pieces(FlightReader { progress, range }, FlightReader::next)
+            }
+            Self::Passing(passing) => pieces(*passing, super::passing::Passing::next),
+        }
+    }
+}
+
+fn cut_out(head: &Bytes, range: ByteRange) -> Option<Bytes> {
+    let first = usize::try_from(range.first).ok()?;
+    let end = usize::try_from(range.end).ok()?;
+    (end <= head.len()).then(|| head.slice(first..end))
+}
+
+/// A stream from a reader that is asked again and again for its next piece.
+fn pieces<R, F>(reader: R, next: fn(R) -> F) -> Body
+where
+    R: Send + 'static,
+    F: Future<Output = Result<Option<(Bytes, R)>, Cut>> + Send + 'static,
+{
+    let stream = stream::try_unfold(reader, next);
+    Body::Pieces(Box::pin(stream) as std::pin::Pin<Box<dyn Stream<Item = _> + Send>>)
+}
+
+/// Reads a part of a held blob.
+struct FileReader {
+    file: Arc<File>,
+    range: ByteRange,
+}
+
+impl FileReader {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
+        if self.range.first >= self.range.end {
+            return Ok(None);
+        }
+        let piece = read(&self.file, self.range).await?;
+        self.range.first += piece.len() as u64;
+        Ok(Some((piece, self)))
+    }
+}
+
+/// Follows a flight.
+struct FlightReader {
+    progress: watch::Receiver<Progress>,
+    range: ByteRange,
+}
+
+impl FlightReader {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
+        if self.range.first >= self.range.end {
+            return Ok(None);
+        }
+        let (file, readable) = self.wait().await?;
+        let end = self.range.end.min(readable);
+        let piece = read(&file, ByteRange { first: self.range.first, end }).await?;
+        self.range.first += piece.len() as u64;
+        Ok(Some((piece, self)))
+    }
+
+    /// Waits until there is something to read.
+    async fn wait(&mut self) -> Result<(Arc<File>, u64), Cut> {
+        let first = self.range.first;
+        let moved = self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
+        let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
+        match (&now.phase, &now.file) {
+            (Phase::Failed(Failure::Mismatch), _) => Err(Cut::Wrong),
+            (Phase::Failed(failure), _) => Err(Cut::Flight(failure.clone())),
+            (_, Some(file)) => Ok((Arc::clone(file), now.readable())),
+            (_, None) => Err(Cut::Flight(Failure::Abandoned)),
+        }
+    }
+}
+
+/// Reads the first piece of a part: at once if it is in memory, else on the blocking pool. Never empty.
+async fn read(file: &Arc<File>, range: ByteRange) -> Result<Bytes, Cut> {
+    let length = usize::try_from(range.length().min(CHUNK_BYTES)).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; length];
+    let taken = match files::read_now(file, range.first, &mut buffer)? {
+        Some(taken) => taken,
+        None => {
+            let file = Arc::clone(file);
+            let (back, taken) = super::blocking(move || {
+                let taken = files::read_some_at(&file, range.first, &mut buffer);
+                (buffer, taken)
+            })
+            .await?;
+            buffer = back;
+            taken?
+        }
+    };
+    if taken == 0 {
+        return Err(Cut::Disk(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    buffer.truncate(taken);
+    Ok(Bytes::from(buffer))
+}

@@ -1,0 +1,224 @@
+//! A flight: one missing blob being filled, and everybody who reads it meanwhile.
+//!
+//! The flight belongs to the server. It is in the table from the first request until what it fetched can be found
+//! without it, so nobody ever starts a second transfer of the same bytes. Readers follow a watermark of committed
+//! bytes; the last of them are held back until the digest matched, so that no wrong blob can look complete.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::repository::Repository;
+use crate::index::RepoKey;
+use crate::registry::Digest;
+use crate::sys::sync::lock;
+use crate::upstream::FetchError;
+
+/// How much of the end of a blob is held back until its digest matched. Any amount will do, since a body one byte short
+/// is not complete; this one saves a small blob a second read.
+pub const HELD_BACK_BYTES: u64 = 16 * 1024;
+
+/// Longest wait of a client for the first word about a blob. Clients give up at 10 s (CRI-O) to 30 s (containerd).
+pub const HEADERS_WAIT: Duration = Duration::from_millis(9_500);
+
+/// One blob on its way.
+#[derive(Debug)]
+pub struct Flight {
+    /// What is being filled.
+    pub digest: Digest,
+    progress: watch::Sender<Progress>,
+    claimants: Mutex<Claimants>,
+}
+
+/// Who asked, in order, and whom the upstream turned away.
+#[derive(Debug, Default)]
+struct Claimants {
+    waiting: Vec<Repository>,
+    denied: Vec<RepoKey>,
+}
+
+/// How far a flight is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The length of the blob, once known.
+    pub total: Option<u64>,
+    /// Bytes from the front that were written and hashed.
+    pub committed: u64,
+    /// The state of the whole.
+    pub phase: Phase,
+    /// Where the bytes are.
+    pub file: Option<Arc<File>>,
+    /// Grows when the upstream turned a repository away.
+    denials: usize,
+}
+
+/// The states of a flight.
+#[derive(Debug, Clone)]
+pub enum Phase {
+    /// The upstream has not answered yet.
+    Opening,
+    /// Bytes are coming.
+    Filling,
+    /// All bytes are there and hash to the digest.
+    Verified,
+    /// It ended without the blob.
+    Failed(Failure),
+}
+
+/// Why a flight ended without the blob.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The upstream.
+    Fetch(Arc<FetchError>),
+    /// The bytes do not hash to the digest. Readers are reset: what they have is wrong.
+    Mismatch,
+    /// Our disk would not take the bytes.
+    Disk(Arc<std::io::Error>),
+    /// It says nothing: the upstream is still being waited for.
+    Slow,
+    /// The task is gone, by a panic or at the stop of the server.
+    Abandoned,
+}
+
+impl Flight {
+    fn new(digest: Digest, first: Repository) -> Self {
+        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
+        let claimants = Claimants { waiting: vec![first], denied: Vec::new() };
+        Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
+    }
+
+    /// A view that wakes when the flight moves.
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until the length is known, for a reader of `repository`.
+    pub async fn opened(&self, repository: &RepoKey) -> Result<u64, Failure> {
+        let mut progress = self.watch();
+        let opened = progress.wait_for(|now| {
+            let over = matches!(now.phase, Phase::Verified | Phase::Failed(_));
+            over || (now.total.is_some() && now.file.is_some()) || self.denies(repository)
+        });
+        let Ok(known) = tokio::time::timeout(HEADERS_WAIT, opened).await else { return Err(Failure::Slow) };
+        let known = known.map_err(|_| Failure::Abandoned)?;
+        match (&known.phase, known.total) {
+            (Phase::Failed(failure), _) => Err(failure.clone()),
+            (_, Some(total)) => Ok(total),
+            (_, None) => Err(Failure::Fetch(Arc::new(FetchError::NotFound { host: String::new() }))),
+        }
+    }
+
+    /// A repository wants the blob too; if the ones before it are turned away, the flight goes on under it.
+    pub fn claim(&self, repository: &Repository) {
+        let mut claimants = lock(&self.claimants);
+        if !claimants.waiting.iter().any(|waiting| waiting.key == repository.key) {
+            claimants.waiting.push(repository.clone());
+        }
+    }
+
+    /// The upstream turned `repository` away: its readers are told, and the next claimant, if any, is returned.
+    pub fn deny(&self, repository: &RepoKey) -> Option<Repository> {
+        let next = {
+            let mut claimants = lock(&self.claimants);
+            claimants.denied.push(*repository);
+            claimants.waiting.retain(|waiting| waiting.key != *repository);
+            claimants.waiting.first().cloned()
+        };
+        self.progress.send_modify(|progress| progress.denials += 1);
+        next
+    }
+
+    fn denies(&self, repository: &RepoKey) -> bool {
+        lock(&self.claimants).denied.contains(repository)
+    }
+
+    /// Everybody who asked and was not turned away.
+    pub fn claimants(&self) -> Vec<Repository> {
+        lock(&self.claimants).waiting.clone()
+    }
+
+    /// The upstream answered: bytes will appear in `file`.
+    pub fn open(&self, total: Option<u64>, file: Arc<File>) {
+        self.progress.send_modify(|progress| {
+            progress.total = total;
+            progress.file = Some(file);
+            progress.phase = Phase::Filling;
+        });
+    }
+
+    /// Bytes from the front up to `committed` are written and hashed.
+    pub fn commit(&self, committed: u64) {
+        self.progress.send_modify(|progress| progress.committed = committed);
+    }
+
+    /// All bytes are there and hash to the digest.
+    pub fn verified(&self) {
+        self.progress.send_modify(|progress| {
+            progress.total = Some(progress.committed);
+            progress.phase = Phase::Verified;
+        });
+    }
+
+    /// The flight ended without the blob.
+    pub fn fail(&self, failure: Failure) {
+        self.progress.send_modify(|progress| progress.phase = Phase::Failed(failure));
+    }
+}
+
+impl Progress {
+    /// Up to where bytes may be given out.
+    pub fn readable(&self) -> u64 {
+        match (&self.phase, self.total) {
+            (Phase::Verified, _) => self.committed,
+            (Phase::Filling, Some(total)) => self.committed.min(total.saturating_sub(HELD_BACK_BYTES)),
+            _ => 0,
+        }
+    }
+}
+
+/// All flights by digest.
+#[derive(Debug, Default)]
+pub struct Flights {
+    table: Mutex<HashMap<Digest, Arc<Flight>>>,
+}
+
+/// Whether a request found a flight or began one.
+#[derive(Debug)]
+pub enum Boarding {
+    /// It was there.
+    Joined(Arc<Flight>),
+    /// It is new: the caller starts its task.
+    Started(Arc<Flight>),
+}
+
+impl Flights {
+    /// The flight for `digest`, if there is one.
+    pub fn find(&self, digest: &Digest) -> Option<Arc<Flight>> {
+        lock(&self.table).get(digest).cloned()
+    }
+
+    /// Joins the flight for `digest` or begins one.
+    pub fn board(&self, digest: Digest, repository: &Repository) -> Boarding {
+        let mut table = lock(&self.table);
+        if let Some(flight) = table.get(&digest) {
+            flight.claim(repository);
+            return Boarding::Joined(Arc::clone(flight));
+        }
+        let flight = Arc::new(Flight::new(digest, repository.clone()));
+        table.insert(digest, Arc::clone(&flight));
+        Boarding::Started(flight)
+    }
+
+    /// Takes a flight out of the table: what it fetched is found without it, or it failed.
+    pub fn remove(&self, digest: &Digest) {
+        lock(&self.table).remove(digest);
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        lock(&self.table).len()
+    }
+}

@@ -1,0 +1,67 @@
+//! `registry`'s link files: the way back to it, and the way in from a volume that it filled.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use super::{Engine, Repository, blocking};
+use crate::index::RepoKey;
+use crate::registry::{Digest, Tag};
+use crate::sys::sync::lock;
+
+/// Most links remembered as written (about 7 MB). When it is full, it starts anew; a link that is there already is
+/// found by reading it.
+const LINKED_MAX: usize = 65_536;
+
+/// Most tags of one repository that are looked through when a manifest arrives that some of them may name.
+const TAGS_MAX: usize = 1_000;
+
+/// Layer links known to be on the disk, so that a hit does not look for them each time.
+#[derive(Debug, Default)]
+pub struct Linked {
+    known: Mutex<HashSet<(RepoKey, Digest)>>,
+}
+
+impl Linked {
+    /// Remembers the link; whether it was new.
+    fn insert(&self, repository: RepoKey, digest: Digest) -> bool {
+        let mut known = lock(&self.known);
+        if known.len() >= LINKED_MAX {
+            known.clear();
+        }
+        known.insert((repository, digest))
+    }
+}
+
+impl Engine {
+    /// Sees to the layer link of a blob that was just given out for a repository, in the background.
+    pub(super) fn link_layer(self: &Arc<Self>, repository: &Repository, digest: &Digest) {
+        if !self.linked.insert(repository.key, *digest) {
+            return;
+        }
+        let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.link_layer(&name, &digest) {
+                tracing::warn!(%digest, repository = %name, %error, "could not write the layer link");
+            }
+        });
+    }
+
+    /// Writes the links of a manifest and of the tags that name it. After its data, so that no link ever dangles.
+    pub(super) async fn link_manifest(&self, repository: &Repository, digest: &Digest) {
+        let tags = self.tags_naming(repository, digest);
+        let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
+        let written = blocking(move || {
+            store.link_revision(&name, &digest)?;
+            tags.iter().try_for_each(|tag| store.link_tag(&name, tag, &digest))
+        });
+        if let Err(error) = written.await.and_then(|result| result) {
+            tracing::warn!(%digest, repository = %repository.name, %error, "could not write the manifest links");
+        }
+    }
+
+    fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Vec<Tag> {
+        let mut tags = self.index.tags(&repository.key, None, TAGS_MAX);
+        tags.retain(|tag| self.index.tag(&repository.key, tag).is_some_and(|row| row.digest == *digest));
+        tags
+    }
+}

@@ -1,0 +1,273 @@
+//! Manifests: bytes that are stored and given out as they came, with the type that the upstream gave them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::flight::HEADERS_WAIT;
+use super::outcome::Outcome;
+use super::{Denial, Engine, Repository, Wanted, Want, blocking, fault};
+use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
+use crate::registry::manifest::MANIFEST_BYTES_MAX;
+use crate::registry::{Digest, Manifest, MediaType, Reference};
+use crate::store::Store;
+use crate::sys::{clock, files, sync::lock};
+use crate::upstream::{FetchError, FetchedManifest};
+
+/// A manifest for a client.
+#[derive(Debug, Clone)]
+pub struct ManifestAnswer {
+    /// Why it is what it is.
+    pub outcome: Outcome,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its type, as the upstream called it.
+    pub media_type: MediaType,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its bytes; absent where only the head was wanted and the bytes are not held.
+    pub bytes: Option<Bytes>,
+}
+
+/// A manifest that is held, checked against its digest just now.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its type.
+    pub media_type: MediaType,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// A manifest that is held, and whether the repository that asked may have it without more ado.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// The manifest.
+    pub manifest: Held,
+    /// Whether it is known to belong to the repository.
+    pub member: bool,
+}
+
+/// The result of a fetch that several may wait for.
+pub type Fetched = Result<Held, Arc<FetchError>>;
+
+/// Manifests whose files are not published yet.
+#[derive(Debug, Default)]
+pub struct Unpublished {
+    held: Mutex<HashMap<Digest, Held>>,
+}
+
+impl Held {
+    /// The answer for a client.
+    pub fn answer(self, outcome: Outcome) -> ManifestAnswer {
+        let size = self.bytes.len() as u64;
+        ManifestAnswer { outcome, digest: self.digest, media_type: self.media_type, size, bytes: Some(self.bytes) }
+    }
+}
+
+impl Engine {
+    /// A manifest by digest.
+    pub async fn manifest_by_digest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<ManifestAnswer, Denial> {
+        let reference = Reference::Digest(*digest);
+        if self.negatives.holds(&(repository.key, Wanted::Manifest(*digest)), clock::monotonic()) {
+            return Err(fault::manifest_absent(&reference));
+        }
+        if let Some(held) = self.held_manifest(repository, digest).await {
+            if held.member {
+                return Ok(held.manifest.answer(Outcome::Hit));
+            }
+            self.confirm_manifest(repository, digest).await?;
+            return Ok(held.manifest.answer(Outcome::Revalidated));
+        }
+        match want {
+            Want::Head => self.manifest_head(repository, &reference).await,
+            Want::Body => self.fetch_manifest(repository, digest).await,
+        }
+    }
+
+    /// Fetches a manifest by digest, together with all who want it for the same repository.
+    pub(super) async fn fetch_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<ManifestAnswer, Denial> {
+        let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
+        let mut ticket = self.fetches.join((repository.key, *digest), || async move {
+            let fetched = engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
+            engine.keep_manifest(&target, fetched).await
+        });
+        let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
+        match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
+            Ok(Some(Ok(held))) => Ok(held.answer(outcome)),
+            Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
+            Ok(None) => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
+            Err(_) => Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit")),
+        }
+    }
+
+    /// The head of a manifest that is not held, by a HEAD at the upstream: never a GET, which Docker Hub counts, unless
+    /// the upstream's HEAD tells too little.
+    async fn manifest_head(
+        self: &Arc<Self>,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<ManifestAnswer, Denial> {
+        let head = self.upstream.manifest_head(&repository.name, reference).await;
+        let head = head.map_err(|error| self.deny_manifest(repository, reference, &Arc::new(error)))?;
+        match (reference, head.media_type, head.size) {
+            (Reference::Digest(digest), Some(media_type), Some(size)) => {
+                let member = MemberRow { size: Some(size), seen_ms: clock::unix_ms() };
+                self.index.apply(Batch::new().put_member(repository.key, *digest, member));
+                Ok(ManifestAnswer { outcome: Outcome::Miss, digest: *digest, media_type, size, bytes: None })
+            }
+            (Reference::Digest(digest), ..) => self.fetch_manifest(repository, digest).await,
+            (Reference::Tag(_), ..) => Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path")),
+        }
+    }
+
+    /// The denial for a failed fetch; an absence is remembered.
+    pub(super) fn deny_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        error: &Arc<FetchError>,
+    ) -> Denial {
+        if error.class() == crate::upstream::Class::Absent {
+            let wanted = match reference {
+                Reference::Tag(tag) => Wanted::Tag(tag.clone()),
+                Reference::Digest(digest) => Wanted::Manifest(*digest),
+            };
+            self.negatives.add((repository.key, wanted), clock::monotonic());
+        }
+        fault::manifest(reference, error)
+    }
+
+    /// Takes in what the upstream gave: checks what it is, makes it readable at once, and publishes it behind our back.
+    pub(super) async fn keep_manifest(self: &Arc<Self>, repository: &Repository, fetched: FetchedManifest) -> Fetched {
+        let digest = fetched.digest;
+        let manifest = Manifest::parse(&fetched.bytes, fetched.media_type.as_ref()).map_err(|error| {
+            tracing::warn!(%digest, repository = %repository.name, %error, "the upstream's manifest is not taken");
+            Arc::new(FetchError::Malformed { host: self.upstream.host().to_owned(), what: "a manifest that is none" })
+        })?;
+        self.metrics.pulled_manifest(fetched.bytes.len() as u64);
+        let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
+        lock(&self.unpublished.held).insert(digest, held.clone());
+        self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
+        self.publish_manifest(repository.clone(), held.clone(), manifest.read_by_registry_2);
+        Ok(held)
+    }
+
+    /// The rows that a manifest of a repository gives: itself and everything that it names may be asked for there.
+    fn membership(&self, repository: &Repository, digest: Digest, size: u64, manifest: &Manifest) -> Batch {
+        let seen_ms = clock::unix_ms();
+        let own = Batch::new()
+            .put_repository(self.naming.upstream(), &repository.name)
+            .put_member(repository.key, digest, MemberRow { size: Some(size), seen_ms });
+        manifest.descriptors.iter().fold(own, |batch, named| {
+            batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
+        })
+    }
+
+    fn publish_manifest(self: &Arc<Self>, repository: Repository, held: Held, linkable: bool) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            let _permit = engine.publications.acquire().await;
+            let digest = held.digest;
+            let (store, bytes) = (Arc::clone(&engine.store), held.bytes.clone());
+            let published = blocking(move || write(&store, &digest, &bytes)).await.and_then(|result| result);
+            match published {
+                Ok(identity) => {
+                    engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
+                    if linkable {
+                        engine.link_manifest(&repository, &digest).await;
+                    }
+                }
+                Err(error) => tracing::error!(%digest, %error, "could not store a manifest; it is served uncached"),
+            }
+            lock(&engine.unpublished.held).remove(&digest);
+        });
+    }
+
+    /// The manifest as held, hashed again: it costs microseconds, and no rot ever reaches a client.
+    ///
+    /// A file of the tree counts as a manifest only if it came as one: the index says so, or in a volume that we did not
+    /// fill a revision link of the repository. Else a config, which is JSON too, could be had as a manifest.
+    pub(super) async fn held_manifest(&self, repository: &Repository, digest: &Digest) -> Option<Present> {
+        let indexed = self.index.member(&repository.key, digest).is_some();
+        if let Some(manifest) = lock(&self.unpublished.held).get(digest).cloned() {
+            return Some(Present { manifest, member: indexed });
+        }
+        let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
+        let came_as_manifest = row.is_some();
+        let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
+        let (bytes, member) = blocking(move || {
+            let linked = !(indexed && came_as_manifest) && store.has_revision(&name, &digest);
+            if !came_as_manifest && !linked {
+                return None;
+            }
+            let bytes = read(&store, &digest).ok().flatten()?;
+            Some((bytes, indexed || linked))
+        })
+        .await
+        .ok()
+        .flatten()?;
+        let media_type = match row.and_then(|row| row.media_type) {
+            Some(media_type) => media_type,
+            None => Manifest::parse(&bytes, None).ok()?.media_type,
+        };
+        Some(Present { manifest: Held { digest, media_type, bytes }, member })
+    }
+
+    /// Asks the upstream whether a manifest that we hold belongs to this repository too.
+    async fn confirm_manifest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Result<(), Denial> {
+        let reference = Reference::Digest(*digest);
+        let head = self.upstream.manifest_head(&repository.name, &reference).await;
+        let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
+        let member = MemberRow { size: head.size, seen_ms: clock::unix_ms() };
+        self.index.apply(Batch::new().put_member(repository.key, *digest, member));
+        self.link_manifest(repository, digest).await;
+        Ok(())
+    }
+}
+
+fn row(held: &Held, identity: files::Identity) -> BlobRow {
+    let now = clock::unix_ms();
+    BlobRow {
+        size: identity.size,
+        identity: Some(identity),
+        kind: BlobKind::Manifest,
+        media_type: Some(held.media_type.clone()),
+        created_ms: now,
+        verified_ms: Some(now),
+        adopted: false,
+    }
+}
+
+fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files::Identity> {
+    let mut partial = store.begin(digest, Some(bytes.len() as u64))?;
+    partial.append(std::slice::from_ref(bytes))?;
+    store.publish(partial, digest)
+}
+
+/// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.
+fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<Bytes>> {
+    let Some(open) = store.open_blob(digest)? else { return Ok(None) };
+    let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
+    if length > MANIFEST_BYTES_MAX {
+        return Ok(None);
+    }
+    let bytes = files::read_at(&open.file, 0, length)?;
+    if Digest::of(digest.algorithm(), &bytes) != *digest {
+        tracing::error!(%digest, "a stored manifest does not match its digest; it is set aside and fetched again");
+        store.quarantine(digest)?;
+        return Ok(None);
+    }
+    Ok(Some(bytes))
+}
