@@ -11,4 +11,5 @@
 //! `observe` (logs, metrics, health) is handed in from the side; `config` is read once, before anything starts.
 
 pub mod registry;
+pub mod store;
 pub mod sys;

@@ -4,3 +4,6 @@
 //! face; nothing here decides anything.
 
 pub mod clock;
+pub mod entropy;
+pub mod files;
+pub mod sync;

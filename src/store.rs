@@ -1,0 +1,281 @@
+//! The blob tree, in the layout of `registry`, and our own folder beside it.
+//!
+//! ```text
+//! <root>/docker/registry/v2/blobs/sha256/ab/<hex>/data      what is held, under its digest
+//! <root>/docker/registry/v2/repositories/<name>/…/link      what belongs to which repository
+//! <root>/tidegate/{lock,partial,quarantine}                 ours, invisible to `registry`
+//! ```
+//!
+//! Nothing outside this module makes a path to a blob, and nothing becomes a blob before its digest matched: a
+//! [`Partial`] knows the hash of what was written into it, and [`Store::publish`] compares. What is found in the tree is
+//! not trusted: a link that is not exactly a digest, and a blob that is not a regular file, are as good as absent.
+//!
+//! All calls here may wait for the disk, so the engine makes them on the blocking pool.
+
+mod layout;
+mod links;
+mod partial;
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::registry::Digest;
+use crate::sys::files::{self, Identity};
+use crate::sys::{clock, entropy};
+use layout::Layout;
+pub use partial::Partial;
+
+/// The blob tree under one root, held by this process alone.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    /// The lock is held as long as the file is open.
+    _lock: File,
+    /// Removed with the store; for `storage.inmemory`.
+    _temporary: Option<Temporary>,
+}
+
+/// A blob of the tree, open.
+#[derive(Debug)]
+pub struct OpenBlob {
+    /// The file.
+    pub file: Arc<File>,
+    /// Which file it is.
+    pub identity: Identity,
+}
+
+/// What to do about a volume that holds a push registry's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushVolume {
+    /// Refuse to start: no upstream was configured, so nothing says that it may be treated as a cache.
+    Refuse,
+    /// Adopt it.
+    Allow,
+}
+
+/// Why a store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The root, or something in it, can't be written.
+    #[error("{path} can't be written: {source}; {owner}: give it to the user that runs tidegate (uid {uid}), or set storage.filesystem.rootdirectory (REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY) to a folder of its own", path = path.display())]
+    Unwritable {
+        /// What can't be written.
+        path: PathBuf,
+        /// The owner and mode of it, or of the nearest folder that exists.
+        owner: String,
+        /// Who we are.
+        uid: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the volume.
+    #[error("{path} is in use by another tidegate: stop that one first, or give this one a root of its own", path = path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The volume belongs to a registry that is pushed to.
+    #[error("{path} holds images that a registry without proxy mode may be the only one to have, and a cache deletes what it does not need: to use it as a cache all the same, set proxy.remoteurl (REGISTRY_PROXY_REMOTEURL)", path = path.display())]
+    PushRegistry {
+        /// The root.
+        path: PathBuf,
+    },
+}
+
+/// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
+const QUARANTINED_MAX: usize = 16;
+
+impl Store {
+    /// Opens the tree under `root`, creating what is missing, and takes its lock.
+    pub fn open(root: &Path, push_volume: PushVolume) -> Result<Self, StoreError> {
+        let layout = Layout::new(root);
+        if push_volume == PushVolume::Refuse && is_push_registry(&layout) {
+            return Err(StoreError::PushRegistry {
+                path: root.to_owned(),
+            });
+        }
+        create(&layout).map_err(|(path, source)| unwritable(path, source))?;
+        let lock = lock(&layout)?;
+        sweep(&layout.partials());
+        Ok(Self {
+            layout,
+            _lock: lock,
+            _temporary: None,
+        })
+    }
+
+    /// A store in a temporary folder that goes away with it.
+    pub fn temporary() -> Result<Self, StoreError> {
+        let name = format!("tidegate-{}", entropy::hex());
+        let temporary = Temporary(std::env::temp_dir().join(name));
+        let mut store = Self::open(&temporary.0, PushVolume::Allow)?;
+        store._temporary = Some(temporary);
+        Ok(store)
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// The folder of the index.
+    pub fn index_folder(&self) -> PathBuf {
+        self.layout.index()
+    }
+
+    /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
+    pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
+        let Some(file) = files::open_regular(&self.layout.blob(digest))? else {
+            return Ok(None);
+        };
+        let identity = files::identity(&file)?;
+        Ok(Some(OpenBlob {
+            file: Arc::new(file),
+            identity,
+        }))
+    }
+
+    /// Begins a blob. With its length known, room is reserved first: a full disk shows here.
+    pub fn begin(&self, digest: &Digest, size: Option<u64>) -> io::Result<Partial> {
+        Partial::create(
+            self.layout.partial(digest, &entropy::hex()),
+            digest.algorithm(),
+            size,
+        )
+    }
+
+    /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
+    /// crash the blob is there whole, or not at all.
+    pub fn publish(&self, mut partial: Partial, digest: &Digest) -> io::Result<Identity> {
+        if partial.digest() != *digest {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the bytes do not hash to the digest",
+            ));
+        }
+        partial.sync()?;
+        let target = self.layout.blob(digest);
+        let folder = self.layout.blob_folder(digest);
+        folders(&folder)?;
+        partial.rename(&target)?;
+        for changed in [
+            Some(folder.as_path()),
+            folder.parent(),
+            folder.parent().and_then(Path::parent),
+        ] {
+            changed.map_or(Ok(()), files::sync_folder)?;
+        }
+        // Taken after the rename, which changes the ctime.
+        files::identity(&partial.file())
+    }
+
+    /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why.
+    pub fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+        let target = self.layout.quarantined(digest, clock::unix_ms());
+        match fs::rename(self.layout.blob(digest), target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        let mut kept: Vec<_> = fs::read_dir(self.layout.quarantine())?.flatten().collect();
+        kept.sort_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
+        let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
+        kept.iter()
+            .take(surplus)
+            .try_for_each(|entry| fs::remove_file(entry.path()))
+    }
+}
+
+/// Content of a registry, none of ours.
+fn is_push_registry(layout: &Layout) -> bool {
+    let has_entries = |path: PathBuf| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    has_entries(layout.repositories()) && !layout.ours().exists()
+}
+
+/// Creates the folders: the tree as `registry` makes it, ours closed to others.
+fn create(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
+    let at = |path: PathBuf, made: io::Result<()>| made.map_err(|error| (path, error));
+    for path in [layout.blobs(), layout.repositories()] {
+        at(path.clone(), folders(&path))?;
+    }
+    for path in [
+        layout.ours(),
+        layout.partials(),
+        layout.quarantine(),
+        layout.index(),
+    ] {
+        at(
+            path.clone(),
+            DirBuilder::new().recursive(true).mode(0o700).create(&path),
+        )?;
+    }
+    Ok(())
+}
+
+/// Creates a folder of the tree and those above it.
+fn folders(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+fn lock(layout: &Layout) -> Result<File, StoreError> {
+    let path = layout.lock();
+    let opened = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = opened.map_err(|source| unwritable(path.clone(), source))?;
+    match files::lock_exclusively(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(StoreError::Locked { path }),
+        Err(source) => Err(unwritable(path, source)),
+    }
+}
+
+/// Removes what earlier processes left unfinished.
+fn sweep(partials: &Path) {
+    for entry in fs::read_dir(partials).into_iter().flatten().flatten() {
+        if let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "could not remove an unfinished download");
+        }
+    }
+}
+
+fn unwritable(path: PathBuf, source: io::Error) -> StoreError {
+    let existing = path
+        .ancestors()
+        .find_map(|folder| Some((folder, fs::metadata(folder).ok()?)));
+    let owner = existing.map_or_else(String::new, |(folder, metadata)| {
+        let mode = metadata.permissions().mode() & 0o7777;
+        format!(
+            "{} belongs to uid {} gid {} with mode {mode:04o}",
+            folder.display(),
+            metadata.uid(),
+            metadata.gid()
+        )
+    });
+    StoreError::Unwritable {
+        path,
+        owner,
+        uid: files::uid(),
+        source,
+    }
+}
+
+/// A folder that goes away with its value.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "could not remove the temporary folder");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "store/tests.rs"]
+mod tests;

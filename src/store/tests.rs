@@ -1,0 +1,204 @@
+use super::*;
+use crate::registry::{RepositoryName, Tag};
+use bytes::Bytes;
+use std::os::unix::fs::symlink;
+
+const CONTENT: &[u8] = b"some content";
+
+fn store(folder: &tempfile::TempDir) -> Store {
+    Store::open(folder.path(), PushVolume::Refuse).unwrap()
+}
+
+fn put(store: &Store, content: &'static [u8]) -> Digest {
+    let digest = Digest::sha256(content);
+    let mut partial = store.begin(&digest, Some(content.len() as u64)).unwrap();
+    partial.append(&[Bytes::from_static(content)]).unwrap();
+    store.publish(partial, &digest).unwrap();
+    digest
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(current) = open.pop() {
+        for entry in fs::read_dir(current).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            } else {
+                found.push(entry.path().strip_prefix(folder).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_tree_is_the_one_of_registry() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    let (repository, tag): (_, Tag) = (name("library/app"), "latest".parse().unwrap());
+    store.link_layer(&repository, &digest).unwrap();
+    store.link_revision(&repository, &digest).unwrap();
+    store.link_tag(&repository, &tag, &digest).unwrap();
+    let hex = digest.hex();
+    let under = "repositories/library/app";
+    assert_eq!(
+        files_below(&folder.path().join("docker/registry/v2")),
+        [
+            format!("blobs/sha256/{}/{hex}/data", &hex[..2]),
+            format!("{under}/_layers/sha256/{hex}/link"),
+            format!("{under}/_manifests/revisions/sha256/{hex}/link"),
+            format!("{under}/_manifests/tags/latest/current/link"),
+            format!("{under}/_manifests/tags/latest/index/sha256/{hex}/link"),
+        ]
+    );
+    let link = fs::read(
+        folder
+            .path()
+            .join("docker/registry/v2")
+            .join(under)
+            .join("_manifests/tags/latest/current/link"),
+    );
+    assert_eq!(link.unwrap(), digest.to_string().into_bytes());
+    assert_eq!(digest.to_string().len(), 71);
+    assert_eq!(store.read_tag(&repository, &tag), Some(digest));
+    assert!(store.has_layer(&repository, &digest) && store.has_revision(&repository, &digest));
+    assert_eq!(store.repositories(10), [repository]);
+}
+
+#[test]
+fn a_published_blob_survives_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    let digest = put(&first, CONTENT);
+    let identity = first.open_blob(&digest).unwrap().unwrap().identity;
+    drop(first);
+    let open = store(&folder).open_blob(&digest).unwrap().unwrap();
+    assert_eq!(open.identity, identity);
+    assert_eq!(files::read_at(&open.file, 0, 100).unwrap(), CONTENT);
+}
+
+#[test]
+fn wrong_bytes_never_become_a_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = Digest::sha256(CONTENT);
+    let mut partial = store.begin(&digest, None).unwrap();
+    partial.append(&[Bytes::from_static(b"other content")]).unwrap();
+    assert_eq!(
+        store.publish(partial, &digest).unwrap_err().kind(),
+        io::ErrorKind::InvalidData
+    );
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    assert!(files_below(&store.layout.partials()).is_empty());
+}
+
+#[test]
+fn what_is_no_regular_file_is_no_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    let path = store.layout.blob(&digest);
+    fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+    symlink(folder.path().join("elsewhere"), &path).unwrap();
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(store.open_blob(&digest).unwrap().is_none());
+}
+
+#[test]
+fn a_damaged_link_is_absent_and_mended_by_the_next_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let (repository, digest) = (name("library/app"), Digest::sha256(CONTENT));
+    for damage in ["", "garbage", &format!("{digest}\n"), &"x".repeat(10_000)] {
+        store.link_layer(&repository, &digest).unwrap();
+        let path = store.layout.layer_link(&repository, &digest);
+        fs::write(&path, damage).unwrap();
+        assert!(!store.has_layer(&repository, &digest), "{damage:.20}");
+        store.link_layer(&repository, &digest).unwrap();
+        assert!(store.has_layer(&repository, &digest));
+    }
+}
+
+#[test]
+fn two_processes_never_share_a_volume() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    assert!(matches!(
+        Store::open(folder.path(), PushVolume::Allow),
+        Err(StoreError::Locked { .. })
+    ));
+    drop(first);
+    store(&folder);
+}
+
+#[test]
+fn the_volume_of_a_push_registry_is_refused_until_an_upstream_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(
+        folder
+            .path()
+            .join("docker/registry/v2/repositories/app/_manifests"),
+    )
+    .unwrap();
+    let refused = Store::open(folder.path(), PushVolume::Refuse);
+    assert!(matches!(refused, Err(StoreError::PushRegistry { .. })));
+    assert!(
+        !folder.path().join("tidegate").exists(),
+        "a refused volume is left as it was"
+    );
+    drop(Store::open(folder.path(), PushVolume::Allow).unwrap());
+    store(&folder);
+}
+
+#[test]
+fn an_unwritable_root_says_whose_it_is() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Store::open(&file.path().join("root"), PushVolume::Refuse)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&file.path().display().to_string()) && error.contains("mode 0600"),
+        "{error}"
+    );
+}
+
+#[test]
+fn unfinished_downloads_are_swept_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(store(&folder));
+    fs::write(folder.path().join("tidegate/partial/abc.def"), b"half").unwrap();
+    assert!(files_below(&store(&folder).layout.partials()).is_empty());
+}
+
+#[test]
+fn a_damaged_blob_leaves_the_tree_and_few_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    store.quarantine(&digest).unwrap();
+    store.quarantine(&digest).unwrap();
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    for n in 0..QUARANTINED_MAX + 5 {
+        fs::write(store.layout.quarantine().join(n.to_string()), b"").unwrap();
+    }
+    store.quarantine(&digest).unwrap();
+    assert_eq!(files_below(&store.layout.quarantine()).len(), QUARANTINED_MAX);
+}
+
+#[test]
+fn a_temporary_store_leaves_nothing_behind() {
+    let store = Store::temporary().unwrap();
+    let root = store.root().to_owned();
+    put(&store, CONTENT);
+    drop(store);
+    assert!(!root.exists());
+}

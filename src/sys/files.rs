@@ -1,0 +1,198 @@
+//! Files, as the store and the index need them: opened without following links, read at a place, synced.
+//!
+//! Everything here may wait for the disk, and so belongs on the blocking pool, except [`read_now`].
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use bytes::Bytes;
+use rustix::fs::{self, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+/// What tells one file from another that was put in its place, and from itself after a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Device number.
+    pub device: u64,
+    /// Inode number on it.
+    pub inode: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Time of the last change of inode or content, in nanoseconds since 1970.
+    pub ctime_ns: i64,
+}
+
+/// Opens a regular file for reading; `None` if there is nothing, or something that is no regular file: a link, a pipe, a
+/// folder or a device is never followed or waited for.
+pub fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    // O_NONBLOCK: opening a pipe that nobody writes must not hang. It has no effect on regular files.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match fs::open(path, flags, Mode::empty()) {
+        Ok(descriptor) => File::from(descriptor),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(if file.metadata()?.is_file() {
+        Some(file)
+    } else {
+        None
+    })
+}
+
+/// The identity of an open file.
+pub fn identity(file: &File) -> io::Result<Identity> {
+    let metadata = file.metadata()?;
+    let ctime_ns = metadata
+        .ctime()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(metadata.ctime_nsec());
+    Ok(Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.len(),
+        ctime_ns,
+    })
+}
+
+/// Reads up to `length` bytes from a place, fewer only at the end of the file.
+pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; length];
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match read_some_at(file, offset + filled as u64, rest)? {
+            0 => break,
+            taken => filled += taken,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(Bytes::from(buffer))
+}
+
+/// One read from a place; 0 only at the end of the file.
+pub fn read_some_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Reads from the page cache without ever waiting for the disk: `None` if the bytes are not there.
+///
+/// The kernel also says so for pages that it marked for reading ahead, so `None` is a normal answer for hot files too.
+pub fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        Ok(taken) => Ok(Some(taken)),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS | Errno::INVAL) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reserves room for `length` bytes without changing the length, so that a full disk shows before the first byte. A file
+/// system that knows no reservations is left alone.
+pub fn reserve(file: &File, length: u64) -> io::Result<()> {
+    match fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes what was created, renamed or removed in a folder durable.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Takes the exclusive lock of an open file; `false` if another process has it.
+pub fn lock_exclusively(file: &File) -> io::Result<bool> {
+    match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether memory-mapped databases are safe on the file system of a path: not on network and user-space ones, whose maps
+/// and locks differ from those of a disk. The name of the file system if not.
+pub fn unmappable(path: &Path) -> io::Result<Option<&'static str>> {
+    let kind = fs::statfs(path)?.f_type;
+    Ok(match u32::try_from(kind & 0xffff_ffff).unwrap_or(0) {
+        0x6969 => Some("NFS"),
+        0xff53_4d42 | 0xfe53_4d42 | 0x517b => Some("SMB"),
+        0x0102_1997 => Some("9p"),
+        0x6573_5546 => Some("FUSE or virtiofs"),
+        0x794c_7630 => Some("overlay"),
+        _ => None,
+    })
+}
+
+/// Bytes in all and bytes free for this process on the file system of a path.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    let status = fs::statvfs(path)?;
+    Ok((
+        status.f_blocks.saturating_mul(status.f_frsize),
+        status.f_bavail.saturating_mul(status.f_frsize),
+    ))
+}
+
+/// The user of this process.
+pub fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), b"content").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        fs::mkfifoat(fs::CWD, at("pipe"), Mode::RUSR).unwrap();
+        assert!(open_regular(&at("file")).unwrap().is_some());
+        for other in ["link", "pipe", "missing", "."] {
+            assert!(open_regular(&at(other)).unwrap().is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_identity_changes_with_the_content() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let before = identity(file.as_file()).unwrap();
+        std::fs::write(file.path(), b"x").unwrap();
+        assert_ne!(identity(file.as_file()).unwrap(), before);
+    }
+
+    #[test]
+    fn reads_end_with_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"0123456789").unwrap();
+        assert_eq!(read_at(file.as_file(), 4, 3).unwrap(), "456");
+        assert_eq!(read_at(file.as_file(), 8, 100).unwrap(), "89");
+        assert_eq!(read_at(file.as_file(), 10, 1).unwrap(), "");
+        let mut buffer = [0; 4];
+        // Just written, so in the page cache, unless the file system can't tell.
+        assert!(matches!(
+            read_now(file.as_file(), 0, &mut buffer).unwrap(),
+            Some(4) | None
+        ));
+    }
+
+    #[test]
+    fn a_lock_is_exclusive() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(lock_exclusively(file.as_file()).unwrap());
+        assert!(!lock_exclusively(&File::open(file.path()).unwrap()).unwrap());
+    }
+}
