@@ -6,4 +6,5 @@
 pub mod clock;
 pub mod entropy;
 pub mod files;
+pub mod map;
 pub mod sync;

@@ -1,0 +1,283 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn digest(seed: u32) -> Digest {
+    Digest::sha256(&seed.to_le_bytes())
+}
+
+fn repository(name: &str) -> RepoKey {
+    RepoKey::new("docker.io", "", &name.parse().unwrap())
+}
+
+fn member(size: u64) -> MemberRow {
+    MemberRow {
+        size: Some(size),
+        seen_ms: 7,
+    }
+}
+
+fn blob_row(size: u64) -> BlobRow {
+    BlobRow {
+        size,
+        identity: Some(Identity {
+            device: 1,
+            inode: 2,
+            size,
+            ctime_ns: -3,
+        }),
+        kind: BlobKind::Manifest,
+        media_type: Some(crate::registry::MediaType::known(
+            "application/vnd.oci.image.index.v1+json",
+        )),
+        created_ms: 4,
+        verified_ms: Some(5),
+        adopted: true,
+    }
+}
+
+fn tag_row(seed: u32) -> TagRow {
+    TagRow {
+        digest: digest(seed),
+        media_type: None,
+        size: None,
+        fetched_ms: 1,
+        validated_ms: u64::from(seed),
+    }
+}
+
+fn tag(text: &str) -> Tag {
+    text.parse().unwrap()
+}
+
+async fn filled(folder: &Path) {
+    let index = Index::open(folder);
+    index.apply(Batch::new().put_blob(digest(1), blob_row(10)).put_tag(
+        repository("a/b"),
+        &tag("latest"),
+        tag_row(1),
+    ));
+    index.committed().await;
+}
+
+fn holds_the_fill(index: &Index) -> bool {
+    index.blob(&digest(1)) == Some(blob_row(10))
+        && index.tag(&repository("a/b"), &tag("latest")) == Some(tag_row(1))
+}
+
+#[tokio::test]
+async fn rows_are_readable_at_once_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    assert_eq!(*index.backend(), Backend::Mapped);
+    index.apply(Batch::new().put_member(repository("a"), digest(1), member(9)));
+    assert_eq!(index.member(&repository("a"), &digest(1)), Some(member(9)));
+    assert_eq!(index.member(&repository("b"), &digest(1)), None);
+    index.committed().await;
+    assert_eq!(index.member(&repository("a"), &digest(1)), Some(member(9)));
+    drop(index);
+    let index = Index::open(folder.path());
+    assert_eq!(index.member(&repository("a"), &digest(1)), Some(member(9)));
+}
+
+#[tokio::test]
+async fn a_stop_commits_what_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    index.apply(Batch::new().put_blob(digest(1), blob_row(1)));
+    drop(index);
+    assert_eq!(Index::open(folder.path()).blob(&digest(1)), Some(blob_row(1)));
+}
+
+#[tokio::test]
+async fn lists_are_sorted_and_merge_what_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let names = ["library/b", "library/d", "library/a"];
+    let batch = names.iter().fold(Batch::new(), |batch, name| {
+        batch.put_repository("docker.io", &name.parse().unwrap())
+    });
+    index.apply(batch.put_repository("quay.io", &"x".parse().unwrap()));
+    index.committed().await;
+    index.apply(Batch::new().put_repository("docker.io", &"library/c".parse().unwrap()));
+    let list = |after, limit| -> Vec<String> {
+        index
+            .repositories("docker.io", after, limit)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(
+        list(None, 10),
+        ["library/a", "library/b", "library/c", "library/d"]
+    );
+    assert_eq!(list(Some("library/b"), 1), ["library/c"]);
+    assert_eq!(list(Some("library/bb"), 10), ["library/c", "library/d"]);
+    let repo = repository("library/a");
+    index.apply(
+        Batch::new()
+            .put_tag(repo, &tag("v2"), tag_row(2))
+            .put_tag(repo, &tag("v1"), tag_row(1)),
+    );
+    assert_eq!(index.tags(&repo, None, 10), [tag("v1"), tag("v2")]);
+    assert_eq!(index.tags(&repo, Some(&tag("v1")), 10), [tag("v2")]);
+}
+
+#[tokio::test]
+async fn a_removed_row_is_gone_at_once_and_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path()).await;
+    let index = Index::open(folder.path());
+    index.apply(Batch::new().remove_blob(digest(1)));
+    assert_eq!(index.blob(&digest(1)), None);
+    drop(index);
+    assert_eq!(Index::open(folder.path()).blob(&digest(1)), None);
+}
+
+#[tokio::test]
+async fn an_index_cut_short_anywhere_is_used_or_set_aside_but_never_kills() {
+    let whole = tempfile::tempdir().unwrap();
+    filled(whole.path()).await;
+    let bytes = std::fs::read(whole.path().join("v1/data.mdb")).unwrap();
+    for length in (0..bytes.len())
+        .step_by(1000)
+        .chain([1, 100, 4096, 4097, 8192, bytes.len() - 1])
+    {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("v1")).unwrap();
+        std::fs::write(folder.path().join("v1/data.mdb"), &bytes[..length]).unwrap();
+        let index = Index::open(folder.path());
+        assert_eq!(*index.backend(), Backend::Mapped, "{length}");
+        assert!(
+            holds_the_fill(&index) || index.blob(&digest(1)).is_none(),
+            "{length}"
+        );
+        index.apply(Batch::new().put_blob(digest(2), blob_row(2)));
+        index.committed().await;
+        assert_eq!(index.blob(&digest(2)), Some(blob_row(2)), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_foreign_versions_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("v1")).unwrap();
+    std::fs::write(folder.path().join("v1/data.mdb"), vec![0xAB; 20_000]).unwrap();
+    filled(folder.path()).await;
+    assert!(holds_the_fill(&Index::open(folder.path())));
+    let aside = || {
+        std::fs::read_dir(folder.path())
+            .unwrap()
+            .flatten()
+            .filter(|e| e.file_name() != "v1")
+            .count()
+    };
+    assert_eq!(aside(), 1);
+    {
+        let map = environment::open(folder.path()).unwrap();
+        let mut transaction = map.environment.write_txn().unwrap();
+        map.rows
+            .put(&mut transaction, &schema::version(), b"another")
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+    assert_eq!(Index::open(folder.path()).blob(&digest(1)), None);
+    assert_eq!(aside(), 2);
+}
+
+#[tokio::test]
+async fn a_row_with_a_flipped_bit_is_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path()).await;
+    {
+        let map = environment::open(folder.path()).unwrap();
+        let mut transaction = map.environment.write_txn().unwrap();
+        let mut value = map
+            .rows
+            .get(&transaction, &schema::blob(&digest(1)))
+            .unwrap()
+            .unwrap()
+            .to_vec();
+        value[0] ^= 1;
+        map.rows
+            .put(&mut transaction, &schema::blob(&digest(1)), &value)
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+    assert_eq!(Index::open(folder.path()).blob(&digest(1)), None);
+}
+
+#[test]
+fn a_folder_that_is_none_leaves_an_index_in_memory() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let index = Index::open(file.path());
+    assert!(matches!(index.backend(), Backend::Memory(_)));
+    index.apply(Batch::new().put_blob(digest(1), blob_row(1)));
+    assert_eq!(index.blob(&digest(1)), Some(blob_row(1)));
+}
+
+#[test]
+fn the_overlay_forgets_what_is_over_its_limit() {
+    let overlay = Overlay::new(2);
+    let row = |n: u8| (vec![n], Some(vec![n]));
+    overlay.put(vec![row(1), row(2), row(3)]);
+    assert!(overlay.get(&[2]).is_some() && overlay.get(&[3]).is_none());
+    overlay.put(vec![(vec![2], None)]);
+    assert_eq!(overlay.get(&[2]), Some(Pending::Removed));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u32, u64),
+    Remove(u32),
+    Commit,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..6_u32, any::<u64>()).prop_map(|(key, size)| Step::Put(key, size)),
+        4 => (0..6_u32).prop_map(Step::Remove),
+        1 => Just(Step::Commit),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_index_agrees_with_a_map(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = BTreeMap::new();
+        let mut index = Index::open(folder.path());
+        for step in steps {
+            match step {
+                Step::Put(key, size) => {
+                    index.apply(Batch::new().put_blob(digest(key), blob_row(size)));
+                    model.insert(key, size);
+                }
+                Step::Remove(key) => {
+                    index.apply(Batch::new().remove_blob(digest(key)));
+                    model.remove(&key);
+                }
+                Step::Commit => runtime.block_on(index.committed()),
+                Step::Reopen => {
+                    drop(index);
+                    index = Index::open(folder.path());
+                }
+            }
+            for key in 0..6 {
+                prop_assert_eq!(index.blob(&digest(key)).map(|row| row.size), model.get(&key).copied());
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_row_decode_into_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let _ = BlobRow::decode(&bytes);
+        let _ = TagRow::decode(&bytes);
+        let _ = MemberRow::decode(&bytes);
+        prop_assert!(rows::unseal(b"key", &bytes).is_none_or(|value| rows::seal(b"key", value) == bytes));
+    }
+}
