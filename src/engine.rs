@@ -10,7 +10,6 @@
 //!
 //! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
 
-pub mod collapse;
 pub mod deliver;
 pub mod fault;
 pub mod flight;
@@ -46,7 +45,7 @@ use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
 use crate::upstream::Upstream;
-use collapse::Collapse;
+use crate::sys::collapse::Collapse;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use negative::Negatives;

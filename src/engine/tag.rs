@@ -156,7 +156,7 @@ impl Engine {
     }
 
     /// Asks the upstream where a tag points, together with all who ask now.
-    fn ask_head(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> super::collapse::Ticket<Found> {
+    fn ask_head(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> crate::sys::collapse::Ticket<Found> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), tag.clone());
         self.heads.join((repository.key, tag.clone()), || async move {
             let found = engine.head_of(&target, &wanted).await.map_err(Arc::new);

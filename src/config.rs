@@ -1,0 +1,5 @@
+//! The configuration.
+
+pub mod secret;
+
+pub use secret::{Account, Secret};
