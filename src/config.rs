@@ -1,5 +1,234 @@
-//! The configuration.
+//! The configuration: `config.yml` and the environment, read once, before anything starts.
+//!
+//! Everything wrong is reported at once, each with its key, where it came from, the value (secrets masked), the reason
+//! and the fix. What is understood but not acted on is named in a warning; where ignoring it would be unsafe, it is an
+//! error. Keys and rules are those of `registry` 2 and 3; ours stand under a top-level `tidegate:` key.
 
 pub mod secret;
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use url::Url;
+
+use crate::registry::Pattern;
 pub use secret::{Account, Secret};
+
+/// Everything that a start needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// `log.*`.
+    pub log: Log,
+    /// `http.*`.
+    pub http: Http,
+    /// `storage.*`.
+    pub storage: Storage,
+    /// `proxy.*` and `tidegate.proxy.*`.
+    pub proxy: Proxy,
+    /// `health.*`.
+    pub health: Health,
+    /// `catalog.maxentries`: most entries of a page of the catalog; more is refused.
+    pub catalog_max: u32,
+    /// `tags.maxtags`: most tags of a page; more is clamped.
+    pub tags_max: u32,
+    /// `tidegate.tags.*`.
+    pub tags: TagRules,
+    /// What was understood but is not acted on, and what is unknown: one line each.
+    pub warnings: Vec<String>,
+}
+
+/// `log.*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: Level,
+    /// The shape of the lines on stderr.
+    pub formatter: Formatter,
+    /// Constant fields of each line, in order of their names.
+    pub fields: Vec<(String, String)>,
+    /// The shape of the lines on stdout; `None` writes none.
+    pub access: Option<AccessFormat>,
+}
+
+/// `log.level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What needs a person.
+    Error,
+    /// And what is not as it should be.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And why.
+    Debug,
+}
+
+/// `log.formatter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formatter {
+    /// `key=value` pairs.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// The same with logstash's field names.
+    Logstash,
+}
+
+/// `tidegate.log.access`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// Apache's combined format, exactly.
+    Combined,
+    /// The same, and after it the outcome, milliseconds and the request's id.
+    CombinedPlus,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `http.*`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Without a slash at its end; empty for none.
+    pub prefix: String,
+    /// Headers that every answer of the API gets besides its own.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How long a stop waits for answers that are under way.
+    pub drain: Duration,
+    /// Certificate and key; `None` speaks plain HTTP.
+    pub tls: Option<Tls>,
+    /// Whether HTTP/2 is offered over TLS.
+    pub http2: bool,
+    /// `http.debug`; `None` opens no such port.
+    pub debug: Option<Debug>,
+}
+
+/// `http.net` and `http.addr`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// All addresses of the machine, IPv4 and IPv6, on a port.
+    Anywhere(u16),
+    /// One address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// `http.tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM: the leaf first, then its chain.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+    /// Whether TLS 1.2 is refused.
+    pub only_1_3: bool,
+    /// The names of the suites to offer, by their IANA names; empty offers all. TLS 1.3 suites are always offered.
+    pub suites: Vec<String>,
+}
+
+/// `http.debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Debug {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The path of the metrics, if they are on.
+    pub metrics: Option<String>,
+}
+
+/// `storage.*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// A folder.
+    Filesystem {
+        /// `storage.filesystem.rootdirectory`.
+        root: PathBuf,
+        /// Whether it was named, or is the default.
+        configured: bool,
+    },
+    /// `storage.inmemory`: a folder that ends with the process.
+    Temporary,
+}
+
+/// `proxy.*` and `tidegate.proxy.*`.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Scheme, host and port of the upstream; no path, no user.
+    pub remoteurl: Url,
+    /// Whether it was named, or is the default.
+    pub configured: bool,
+    /// `proxy.username` and `proxy.password`.
+    pub account: Option<Account>,
+    /// The name of the upstream: what `ns=` calls it.
+    pub name: String,
+    /// Whether that name was set by hand.
+    pub name_configured: bool,
+    /// A PEM file of CAs that are trusted for the upstream, besides the system's.
+    pub cafile: Option<PathBuf>,
+    /// Hosts that may see the account as token servers.
+    pub realms: Vec<String>,
+    /// Hosts that redirects may lead to, whatever network they are in.
+    pub redirects: Vec<String>,
+    /// Repositories of which one must match; empty allows all.
+    pub allow: Vec<Pattern>,
+    /// Repositories of which none may match.
+    pub deny: Vec<Pattern>,
+    /// Whether a refused login goes on anonymously.
+    pub anonymous_fallback: bool,
+}
+
+/// `tidegate.tags.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TagRules {
+    /// How long a confirmed tag is served without asking again.
+    pub fresh: Duration,
+    /// How long an unconfirmed tag is served; `None` without limit.
+    pub stale_for: Option<Duration>,
+    /// Whether a tag that the upstream no longer has is refused.
+    pub refuse_gone: bool,
+    /// How long an absence is remembered.
+    pub negative: Duration,
+}
+
+/// `health.*`. A failing check answers 503 to everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The checks besides that of the store, which never gates.
+    pub checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is looked at.
+    pub probe: Probe,
+    /// How often.
+    pub interval: Duration,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// How many failures in a row make it fail; 0 and 1 mean the first.
+    pub threshold: u32,
+}
+
+/// What a check looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Fails while the file exists.
+    File(PathBuf),
+    /// Fails unless a HEAD gets this status.
+    Http {
+        /// Where to ask.
+        url: Url,
+        /// What to send.
+        headers: Vec<(String, String)>,
+        /// What to expect.
+        status: u16,
+    },
+    /// Fails unless a connection can be made.
+    Tcp(String),
+}
