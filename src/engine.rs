@@ -44,8 +44,8 @@ use crate::index::{Index, RepoKey};
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
-use crate::upstream::Upstream;
 use crate::sys::collapse::Collapse;
+use crate::upstream::Upstream;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use negative::Negatives;
@@ -149,7 +149,11 @@ impl Engine {
     }
 
     /// The repository that a request means, or the refusal that it gets.
-    pub fn resolve(&self, source: Option<&route::Source>, name: &RepositoryName) -> Result<Repository, Denial> {
+    pub fn resolve(
+        &self,
+        source: Option<&route::Source>,
+        name: &RepositoryName,
+    ) -> Result<Repository, Denial> {
         self.naming.resolve(source, name).map_err(|why| match why {
             NotServed::Source(host) => fault::not_a_source(&host),
             NotServed::Pattern => fault::not_allowed(name),
@@ -177,7 +181,9 @@ impl Engine {
 
 /// Runs blocking work on the pool. A panic in it is an I/O error of this one operation.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| std::io::Error::other(error.to_string()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| std::io::Error::other(error.to_string()))
 }
 
 /// A JSON body and what it is.

@@ -11,7 +11,10 @@
 //! `observe` (logs, metrics, health) is handed in from the side; `config` is read once, before anything starts.
 
 pub mod config;
+pub mod engine;
 pub mod index;
+pub mod observe;
 pub mod registry;
 pub mod store;
 pub mod sys;
+pub mod upstream;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::flight::HEADERS_WAIT;
 use super::outcome::Outcome;
-use super::{Denial, Engine, Repository, Wanted, Want, blocking, fault};
+use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
 use crate::registry::{Digest, Manifest, MediaType, Reference};
@@ -63,7 +63,13 @@ impl Held {
     /// The answer for a client.
     pub fn answer(self, outcome: Outcome) -> ManifestAnswer {
         let size = self.bytes.len() as u64;
-        ManifestAnswer { outcome, digest: self.digest, media_type: self.media_type, size, bytes: Some(self.bytes) }
+        ManifestAnswer {
+            outcome,
+            digest: self.digest,
+            media_type: self.media_type,
+            size,
+            bytes: Some(self.bytes),
+        }
     }
 }
 
@@ -76,7 +82,10 @@ impl Engine {
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
         let reference = Reference::Digest(*digest);
-        if self.negatives.holds(&(repository.key, Wanted::Manifest(*digest)), clock::monotonic()) {
+        if self
+            .negatives
+            .holds(&(repository.key, Wanted::Manifest(*digest)), clock::monotonic())
+        {
             return Err(fault::manifest_absent(&reference));
         }
         if let Some(held) = self.held_manifest(repository, digest).await {
@@ -100,15 +109,29 @@ impl Engine {
     ) -> Result<ManifestAnswer, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.fetches.join((repository.key, *digest), || async move {
-            let fetched = engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
+            let fetched = engine
+                .upstream
+                .manifest(&target.name, &Reference::Digest(wanted))
+                .await
+                .map_err(Arc::new)?;
             engine.keep_manifest(&target, fetched).await
         });
-        let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
+        let outcome = if ticket.joined {
+            Outcome::Collapsed
+        } else {
+            Outcome::Miss
+        };
         match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
             Ok(Some(Ok(held))) => Ok(held.answer(outcome)),
             Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
-            Ok(None) => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
-            Err(_) => Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit")),
+            Ok(None) => Err(fault::manifest_busy(
+                "the fetch failed",
+                "the task of the fetch is gone",
+            )),
+            Err(_) => Err(fault::manifest_busy(
+                "the upstream did not answer in time",
+                "no answer within the limit",
+            )),
         }
     }
 
@@ -123,12 +146,25 @@ impl Engine {
         let head = head.map_err(|error| self.deny_manifest(repository, reference, &Arc::new(error)))?;
         match (reference, head.media_type, head.size) {
             (Reference::Digest(digest), Some(media_type), Some(size)) => {
-                let member = MemberRow { size: Some(size), seen_ms: clock::unix_ms() };
-                self.index.apply(Batch::new().put_member(repository.key, *digest, member));
-                Ok(ManifestAnswer { outcome: Outcome::Miss, digest: *digest, media_type, size, bytes: None })
+                let member = MemberRow {
+                    size: Some(size),
+                    seen_ms: clock::unix_ms(),
+                };
+                self.index
+                    .apply(Batch::new().put_member(repository.key, *digest, member));
+                Ok(ManifestAnswer {
+                    outcome: Outcome::Miss,
+                    digest: *digest,
+                    media_type,
+                    size,
+                    bytes: None,
+                })
             }
             (Reference::Digest(digest), ..) => self.fetch_manifest(repository, digest).await,
-            (Reference::Tag(_), ..) => Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path")),
+            (Reference::Tag(_), ..) => Err(fault::manifest_busy(
+                "the tag can't be resolved",
+                "a tag reached the digest path",
+            )),
         }
     }
 
@@ -150,16 +186,25 @@ impl Engine {
     }
 
     /// Takes in what the upstream gave: checks what it is, makes it readable at once, and publishes it behind our back.
-    pub(super) async fn keep_manifest(self: &Arc<Self>, repository: &Repository, fetched: FetchedManifest) -> Fetched {
+    pub(super) async fn keep_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        fetched: FetchedManifest,
+    ) -> Fetched {
         let digest = fetched.digest;
         let manifest = Manifest::parse(&fetched.bytes, fetched.media_type.as_ref()).map_err(|error| {
             tracing::warn!(%digest, repository = %repository.name, %error, "the upstream's manifest is not taken");
             Arc::new(FetchError::Malformed { host: self.upstream.host().to_owned(), what: "a manifest that is none" })
         })?;
         self.metrics.pulled_manifest(fetched.bytes.len() as u64);
-        let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
+        let held = Held {
+            digest,
+            media_type: manifest.media_type.clone(),
+            bytes: fetched.bytes,
+        };
         lock(&self.unpublished.held).insert(digest, held.clone());
-        self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
+        self.index
+            .apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
         self.publish_manifest(repository.clone(), held.clone(), manifest.read_by_registry_2);
         Ok(held)
     }
@@ -169,9 +214,23 @@ impl Engine {
         let seen_ms = clock::unix_ms();
         let own = Batch::new()
             .put_repository(self.naming.upstream(), &repository.name)
-            .put_member(repository.key, digest, MemberRow { size: Some(size), seen_ms });
+            .put_member(
+                repository.key,
+                digest,
+                MemberRow {
+                    size: Some(size),
+                    seen_ms,
+                },
+            );
         manifest.descriptors.iter().fold(own, |batch, named| {
-            batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
+            batch.put_member(
+                repository.key,
+                named.digest,
+                MemberRow {
+                    size: named.size,
+                    seen_ms,
+                },
+            )
         })
     }
 
@@ -181,15 +240,21 @@ impl Engine {
             let _permit = engine.publications.acquire().await;
             let digest = held.digest;
             let (store, bytes) = (Arc::clone(&engine.store), held.bytes.clone());
-            let published = blocking(move || write(&store, &digest, &bytes)).await.and_then(|result| result);
+            let published = blocking(move || write(&store, &digest, &bytes))
+                .await
+                .and_then(|result| result);
             match published {
                 Ok(identity) => {
-                    engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
+                    engine
+                        .index
+                        .apply(Batch::new().put_blob(digest, row(&held, identity)));
                     if linkable {
                         engine.link_manifest(&repository, &digest).await;
                     }
                 }
-                Err(error) => tracing::error!(%digest, %error, "could not store a manifest; it is served uncached"),
+                Err(error) => {
+                    tracing::error!(%digest, %error, "could not store a manifest; it is served uncached")
+                }
             }
             lock(&engine.unpublished.held).remove(&digest);
         });
@@ -202,9 +267,15 @@ impl Engine {
     pub(super) async fn held_manifest(&self, repository: &Repository, digest: &Digest) -> Option<Present> {
         let indexed = self.index.member(&repository.key, digest).is_some();
         if let Some(manifest) = lock(&self.unpublished.held).get(digest).cloned() {
-            return Some(Present { manifest, member: indexed });
+            return Some(Present {
+                manifest,
+                member: indexed,
+            });
         }
-        let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
+        let row = self
+            .index
+            .blob(digest)
+            .filter(|row| row.kind == BlobKind::Manifest);
         let came_as_manifest = row.is_some();
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let (bytes, member) = blocking(move || {
@@ -222,16 +293,31 @@ impl Engine {
             Some(media_type) => media_type,
             None => Manifest::parse(&bytes, None).ok()?.media_type,
         };
-        Some(Present { manifest: Held { digest, media_type, bytes }, member })
+        Some(Present {
+            manifest: Held {
+                digest,
+                media_type,
+                bytes,
+            },
+            member,
+        })
     }
 
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
-    async fn confirm_manifest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Result<(), Denial> {
+    async fn confirm_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<(), Denial> {
         let reference = Reference::Digest(*digest);
         let head = self.upstream.manifest_head(&repository.name, &reference).await;
         let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
-        let member = MemberRow { size: head.size, seen_ms: clock::unix_ms() };
-        self.index.apply(Batch::new().put_member(repository.key, *digest, member));
+        let member = MemberRow {
+            size: head.size,
+            seen_ms: clock::unix_ms(),
+        };
+        self.index
+            .apply(Batch::new().put_member(repository.key, *digest, member));
         self.link_manifest(repository, digest).await;
         Ok(())
     }
@@ -258,7 +344,9 @@ fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.
 fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<Bytes>> {
-    let Some(open) = store.open_blob(digest)? else { return Ok(None) };
+    let Some(open) = store.open_blob(digest)? else {
+        return Ok(None);
+    };
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
     if length > MANIFEST_BYTES_MAX {
         return Ok(None);

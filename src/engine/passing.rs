@@ -19,7 +19,12 @@ pub struct Passing {
 impl Passing {
     /// Passes on a transfer from its very beginning.
     pub fn new(transfer: Transfer, digest: Digest) -> Self {
-        Self { transfer, digest, hasher: Some(Hasher::new(digest.algorithm())), held: None }
+        Self {
+            transfer,
+            digest,
+            hasher: Some(Hasher::new(digest.algorithm())),
+            held: None,
+        }
     }
 
     /// The next piece, one behind the upstream.
@@ -49,5 +54,8 @@ impl Passing {
 pub fn length_of(transfer: &Transfer, expected: Option<u64>) -> Result<u64, FetchError> {
     let whole = transfer.start() == 0;
     let length = transfer.total().or(expected).filter(|_| whole);
-    length.ok_or_else(|| FetchError::Malformed { host: transfer.host().to_owned(), what: "a blob without a length" })
+    length.ok_or_else(|| FetchError::Malformed {
+        host: transfer.host().to_owned(),
+        what: "a blob without a length",
+    })
 }

@@ -71,6 +71,16 @@ pub enum ReferenceError {
     Tag(#[from] TagError),
 }
 
+impl Reference {
+    /// The digest, if it is one.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Digest(digest) => Some(digest),
+            Self::Tag(_) => None,
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 

@@ -24,8 +24,14 @@ const PARAMETERS_MAX: usize = 16;
 
 /// Finds the best challenge in the lines of a header: a bearer token before a password.
 pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
-    let found: Vec<_> = lines.into_iter().filter(|line| line.len() <= VALUE_CHARACTERS_MAX).flat_map(challenges).collect();
-    let bearer = found.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    let found: Vec<_> = lines
+        .into_iter()
+        .filter(|line| line.len() <= VALUE_CHARACTERS_MAX)
+        .flat_map(challenges)
+        .collect();
+    let bearer = found
+        .iter()
+        .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     bearer.or(found.first()).cloned()
 }
 
@@ -46,9 +52,18 @@ fn challenges(line: &str) -> Vec<Challenge> {
 }
 
 fn challenge(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge> {
-    let named = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    let named = |wanted: &str| {
+        parameters
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.clone())
+    };
     match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Some(Challenge::Bearer { realm: named("realm")?, service: named("service"), error: named("error") }),
+        "bearer" => Some(Challenge::Bearer {
+            realm: named("realm")?,
+            service: named("service"),
+            error: named("error"),
+        }),
         "basic" => Some(Challenge::Basic),
         _ => None,
     }
@@ -61,7 +76,9 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
     while found.len() < PARAMETERS_MAX {
         let trimmed = rest.trim_start_matches([' ', ',']);
         let (name, after) = word(trimmed);
-        let Some(value) = after.trim_start().strip_prefix('=').filter(|_| !name.is_empty()) else { return (found, trimmed) };
+        let Some(value) = after.trim_start().strip_prefix('=').filter(|_| !name.is_empty()) else {
+            return (found, trimmed);
+        };
         let (value, after) = value_of(value.trim_start());
         found.push((name.to_ascii_lowercase(), value));
         rest = after;
@@ -70,7 +87,9 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
 }
 
 fn word(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.!#$%&'*+^`|~".contains(c))).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "-_.!#$%&'*+^`|~".contains(c)))
+        .unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
@@ -100,7 +119,11 @@ mod tests {
 
     fn bearer(realm: &str, service: Option<&str>, error: Option<&str>) -> Challenge {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Challenge::Bearer { realm: realm.into(), service: owned(service), error: owned(error) }
+        Challenge::Bearer {
+            realm: realm.into(),
+            service: owned(service),
+            error: owned(error),
+        }
     }
 
     #[track_caller]
@@ -111,13 +134,26 @@ mod tests {
     #[test]
     fn the_challenge_of_docker_hub() {
         let line = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull",error="insufficient_scope""#;
-        check(&[line], Some(bearer("https://auth.docker.io/token", Some("registry.docker.io"), Some("insufficient_scope"))));
+        check(
+            &[line],
+            Some(bearer(
+                "https://auth.docker.io/token",
+                Some("registry.docker.io"),
+                Some("insufficient_scope"),
+            )),
+        );
     }
 
     #[test]
     fn other_spellings() {
-        check(&["bearer REALM=https://a/t , service = x"], Some(bearer("https://a/t", Some("x"), None)));
-        check(&[r#"Bearer realm="a\"b\\c, d""#], Some(bearer("a\"b\\c, d", None, None)));
+        check(
+            &["bearer REALM=https://a/t , service = x"],
+            Some(bearer("https://a/t", Some("x"), None)),
+        );
+        check(
+            &[r#"Bearer realm="a\"b\\c, d""#],
+            Some(bearer("a\"b\\c, d", None, None)),
+        );
         check(&[r#"Basic realm="x""#], Some(Challenge::Basic));
         check(&["Basic"], Some(Challenge::Basic));
     }
@@ -131,7 +167,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_challenge() {
-        for line in ["", ",,,", "=", "Negotiate abc==", "Bearer", r#"Bearer service="x""#, r#"Bearer realm"#] {
+        for line in [
+            "",
+            ",,,",
+            "=",
+            "Negotiate abc==",
+            "Bearer",
+            r#"Bearer service="x""#,
+            r#"Bearer realm"#,
+        ] {
             check(&[line], None);
         }
         check(&[&format!("Bearer realm=\"{}\"", "x".repeat(9000))], None);
