@@ -181,9 +181,7 @@ impl Engine {
 
 /// Runs blocking work on the pool. A panic in it is an I/O error of this one operation.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| std::io::Error::other(error.to_string()))
+    tokio::task::spawn_blocking(work).await.map_err(|error| std::io::Error::other(error.to_string()))
 }
 
 /// A JSON body and what it is.

@@ -59,9 +59,7 @@ pub struct Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("host", &self.host())
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("host", &self.host()).finish_non_exhaustive()
     }
 }
 
@@ -81,9 +79,7 @@ pub enum AccountState {
 impl Upstream {
     /// Prepares an upstream. Talks to nobody: it may be down.
     pub fn new(setup: &Setup) -> Result<Self, SetupError> {
-        Ok(Self {
-            client: Arc::new(client::Client::new(setup)?),
-        })
+        Ok(Self { client: Arc::new(client::Client::new(setup)?) })
     }
 
     /// Its host, and its port if that is not the scheme's own.

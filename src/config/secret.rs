@@ -39,10 +39,7 @@ mod tests {
 
     #[test]
     fn a_secret_shows_nothing() {
-        let account = Account {
-            username: "bot".into(),
-            password: Secret::new("hunter2"),
-        };
+        let account = Account { username: "bot".into(), password: Secret::new("hunter2") };
         assert!(!format!("{account:?}").contains("hunter2"));
         assert_eq!(account.password.expose(), "hunter2");
     }

@@ -56,8 +56,7 @@ impl Engine {
         match self.hash(flight, &open).await {
             Ok(got) if got == digest => {
                 flight.verified();
-                self.index
-                    .apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
+                self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
                 self.flights.remove(&digest);
                 true
             }
@@ -102,10 +101,7 @@ impl Engine {
         tracing::error!(%digest, "a stored blob does not match its digest; it is set aside and fetched again");
         self.index.apply(Batch::new().remove_blob(*digest));
         let (store, digest) = (Arc::clone(&self.store), *digest);
-        if let Err(error) = blocking(move || store.quarantine(&digest))
-            .await
-            .and_then(|result| result)
-        {
+        if let Err(error) = blocking(move || store.quarantine(&digest)).await.and_then(|result| result) {
             tracing::error!(%digest, %error, "could not set a damaged blob aside");
         }
     }

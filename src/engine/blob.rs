@@ -49,10 +49,7 @@ impl Engine {
         digest: &Digest,
         want: Want,
     ) -> Result<BlobAnswer, Denial> {
-        if self
-            .negatives
-            .holds(&(repository.key, Wanted::Blob(*digest)), clock::monotonic())
-        {
+        if self.negatives.holds(&(repository.key, Wanted::Blob(*digest)), clock::monotonic()) {
             return Err(fault::blob_absent(digest));
         }
         let (held, member) = self.look_up(repository, digest, want).await;
@@ -62,12 +59,7 @@ impl Engine {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
                 self.link_layer(repository, digest);
                 let source = Source::Held(open.file, head);
-                Ok(BlobAnswer {
-                    outcome,
-                    digest: *digest,
-                    size: open.identity.size,
-                    source: Some(source),
-                })
+                Ok(BlobAnswer { outcome, digest: *digest, size: open.identity.size, source: Some(source) })
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
@@ -90,19 +82,13 @@ impl Engine {
         if self.flights.find(digest).is_some() {
             return (Held::Absent, self.index.member(&repository.key, digest));
         }
-        let known = self
-            .index
-            .blob(digest)
-            .filter(|row| row.verified_ms.is_some())
-            .and_then(|row| row.identity);
+        let known =
+            self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
         let indexed = self.index.member(&repository.key, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let looked = blocking(move || {
             let member = indexed.or_else(|| {
-                store.has_layer(&name, &digest).then(|| MemberRow {
-                    size: None,
-                    seen_ms: clock::unix_ms(),
-                })
+                store.has_layer(&name, &digest).then(|| MemberRow { size: None, seen_ms: clock::unix_ms() })
             });
             (open(&store, &digest, known, want), member)
         });
@@ -120,9 +106,7 @@ impl Engine {
         if member {
             return Ok(Outcome::Hit);
         }
-        self.confirm_blob(repository, digest)
-            .await
-            .map(|_| Outcome::Revalidated)
+        self.confirm_blob(repository, digest).await.map(|_| Outcome::Revalidated)
     }
 
     /// Asks the upstream by HEAD whether a blob belongs to the repository, together with all who ask now.
@@ -133,31 +117,18 @@ impl Engine {
     ) -> Result<Option<u64>, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.confirmations.join((repository.key, *digest), || async move {
-            let size = engine
-                .upstream
-                .blob_head(&target.name, &wanted)
-                .await
-                .map_err(Arc::new)?;
-            let member = MemberRow {
-                size,
-                seen_ms: clock::unix_ms(),
-            };
-            engine
-                .index
-                .apply(Batch::new().put_member(target.key, wanted, member));
+            let size = engine.upstream.blob_head(&target.name, &wanted).await.map_err(Arc::new)?;
+            let member = MemberRow { size, seen_ms: clock::unix_ms() };
+            engine.index.apply(Batch::new().put_member(target.key, wanted, member));
             Ok(size)
         });
         match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
             Ok(Some(Ok(size))) => Ok(size),
             Ok(Some(Err(error))) => Err(self.deny_blob(repository, digest, &error)),
-            Ok(None) => Err(fault::blob_busy(
-                "the question failed",
-                "the task of the question is gone",
-            )),
-            Err(_) => Err(fault::blob_busy(
-                "the upstream did not answer in time",
-                "no answer within the limit",
-            )),
+            Ok(None) => Err(fault::blob_busy("the question failed", "the task of the question is gone")),
+            Err(_) => {
+                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -176,18 +147,10 @@ impl Engine {
             ));
         }
         if want == Want::Head {
-            let size = self
-                .confirm_blob(repository, digest)
-                .await?
-                .or(member.and_then(|row| row.size));
+            let size = self.confirm_blob(repository, digest).await?.or(member.and_then(|row| row.size));
             let size = size
                 .ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
-            return Ok(BlobAnswer {
-                outcome: Outcome::Miss,
-                digest: *digest,
-                size,
-                source: None,
-            });
+            return Ok(BlobAnswer { outcome: Outcome::Miss, digest: *digest, size, source: None });
         }
         if member.is_none() && self.flights.find(digest).is_some() {
             self.confirm_blob(repository, digest).await?;
@@ -212,26 +175,18 @@ impl Engine {
     ) -> Result<BlobAnswer, Denial> {
         let digest = flight.digest;
         match flight.opened(&repository.key).await {
-            Ok(size) => Ok(BlobAnswer {
-                outcome,
-                digest,
-                size,
-                source: Some(Source::Flight(flight)),
-            }),
+            Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(error)) => self.pass_through(repository, &digest, &error).await,
-            Err(Failure::Mismatch) => Err(fault::blob_busy(
-                "the upstream gave wrong bytes for this digest",
-                "mismatch",
-            )),
-            Err(Failure::Slow) => Err(fault::blob_busy(
-                "the upstream did not answer in time",
-                "no answer within the limit",
-            )),
-            Err(Failure::Abandoned) => Err(fault::blob_busy(
-                "the transfer was abandoned",
-                "the task of the fill is gone",
-            )),
+            Err(Failure::Mismatch) => {
+                Err(fault::blob_busy("the upstream gave wrong bytes for this digest", "mismatch"))
+            }
+            Err(Failure::Slow) => {
+                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
+            Err(Failure::Abandoned) => {
+                Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone"))
+            }
         }
     }
 
@@ -243,27 +198,16 @@ impl Engine {
         error: &std::io::Error,
     ) -> Result<BlobAnswer, Denial> {
         tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
-        let expected = self
-            .index
-            .member(&repository.key, digest)
-            .and_then(|row| row.size);
+        let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
         let opened =
             tokio::time::timeout(HEADERS_WAIT, self.upstream.blob(&repository.name, digest, 0)).await;
         let opened = opened.map_err(|_| {
-            fault::blob_busy(
-                "the upstream did not answer in time",
-                "no answer within the limit",
-            )
+            fault::blob_busy("the upstream did not answer in time", "no answer within the limit")
         })?;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
         let source = Source::Passing(Box::new(Passing::new(transfer, *digest)));
-        Ok(BlobAnswer {
-            outcome: Outcome::Bypass,
-            digest: *digest,
-            size,
-            source: Some(source),
-        })
+        Ok(BlobAnswer { outcome: Outcome::Bypass, digest: *digest, size, source: Some(source) })
     }
 
     /// The denial for a failed fetch; an absence is remembered.
@@ -274,8 +218,7 @@ impl Engine {
         error: &Arc<FetchError>,
     ) -> Denial {
         if error.class() == Class::Absent {
-            self.negatives
-                .add((repository.key, Wanted::Blob(*digest)), clock::monotonic());
+            self.negatives.add((repository.key, Wanted::Blob(*digest)), clock::monotonic());
         }
         fault::blob(digest, error)
     }
@@ -297,9 +240,7 @@ fn open(store: &Store, digest: &Digest, known: Option<files::Identity>, want: Wa
     let small = want == Want::Body && open.identity.size <= CHUNK_BYTES;
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
     let head = if small {
-        files::read_at(&open.file, 0, length)
-            .ok()
-            .filter(|head| head.len() == length)
+        files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length)
     } else {
         None
     };

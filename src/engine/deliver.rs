@@ -121,14 +121,7 @@ impl FlightReader {
         }
         let (file, readable) = self.wait().await?;
         let end = self.range.end.min(readable);
-        let piece = read(
-            &file,
-            ByteRange {
-                first: self.range.first,
-                end,
-            },
-        )
-        .await?;
+        let piece = read(&file, ByteRange { first: self.range.first, end }).await?;
         self.range.first += piece.len() as u64;
         Ok(Some((piece, self)))
     }
@@ -136,9 +129,8 @@ impl FlightReader {
     /// Waits until there is something to read.
     async fn wait(&mut self) -> Result<(Arc<File>, u64), Cut> {
         let first = self.range.first;
-        let moved = self
-            .progress
-            .wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
+        let moved =
+            self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
         let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
         match (&now.phase, &now.file) {
             (Phase::Failed(Failure::Mismatch), _) => Err(Cut::Wrong),

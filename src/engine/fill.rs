@@ -15,12 +15,8 @@ use crate::sys::{clock, files};
 use crate::upstream::{Class, FetchError, Transfer};
 
 /// Waits between the tries to go on with a transfer that broke off; the last one given up on ends the flight.
-const RESUME_WAITS: [Duration; 4] = [
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
+const RESUME_WAITS: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 /// Bytes gathered before they go to the disk together. Whatever has arrived goes at once; this bounds a fast upstream.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -44,12 +40,7 @@ impl Engine {
         repository: Repository,
         expected: Option<u64>,
     ) {
-        let fill = Fill {
-            engine: Arc::clone(self),
-            flight,
-            repository,
-            expected,
-        };
+        let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
         tokio::spawn(async move {
             let guard = Landing(Arc::clone(&fill.engine), Arc::clone(&fill.flight));
             let permit = Arc::clone(&fill.engine.fills).acquire_owned().await;
@@ -68,8 +59,7 @@ impl Engine {
         let _permit = self.publications.acquire().await;
         let store = Arc::clone(&self.store);
         let identity = blocking(move || store.publish(partial, &digest)).await??;
-        self.index
-            .apply(Batch::new().put_blob(digest, blob_row(identity, false)));
+        self.index.apply(Batch::new().put_blob(digest, blob_row(identity, false)));
         Ok(())
     }
 }
@@ -121,12 +111,7 @@ impl Fill {
     async fn open(&self) -> Result<(Repository, Transfer), Failure> {
         let mut repository = self.repository.clone();
         loop {
-            let error = match self
-                .engine
-                .upstream
-                .blob(&repository.name, &self.flight.digest, 0)
-                .await
-            {
+            let error = match self.engine.upstream.blob(&repository.name, &self.flight.digest, 0).await {
                 Ok(transfer) => return Ok((repository, transfer)),
                 Err(error) => Arc::new(error),
             };
@@ -157,20 +142,12 @@ impl Fill {
 
     async fn begin(&self, total: Option<u64>) -> Result<Partial, Failure> {
         let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
-        blocking(move || store.begin(&digest, total))
-            .await
-            .and_then(|begun| begun)
-            .map_err(disk)
+        blocking(move || store.begin(&digest, total)).await.and_then(|begun| begun).map_err(disk)
     }
 
     /// Goes on where the last transfer ended. An upstream that can't be reached now may be at the next try.
     async fn resume(&self, repository: &Repository, written: u64) -> Result<Option<Transfer>, Failure> {
-        match self
-            .engine
-            .upstream
-            .blob(&repository.name, &self.flight.digest, written)
-            .await
-        {
+        match self.engine.upstream.blob(&repository.name, &self.flight.digest, written).await {
             Ok(transfer) => Ok(Some(transfer)),
             Err(error) if matches!(error.class(), Class::Down | Class::Slow | Class::Limited) => Ok(None),
             Err(error) => Err(Failure::Fetch(Arc::new(error))),
@@ -206,12 +183,7 @@ impl Fill {
             match ended {
                 None => {}
                 Some(Ok(())) if total.is_some_and(|total| partial.written() < total) => {
-                    return Ok((
-                        partial,
-                        Err(FetchError::Cut {
-                            host: transfer.host().to_owned(),
-                        }),
-                    ));
+                    return Ok((partial, Err(FetchError::Cut { host: transfer.host().to_owned() })));
                 }
                 Some(ended) => return Ok((partial, ended)),
             }

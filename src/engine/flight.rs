@@ -85,22 +85,9 @@ pub enum Failure {
 
 impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
-        let opening = Progress {
-            total: None,
-            committed: 0,
-            phase: Phase::Opening,
-            file: None,
-            denials: 0,
-        };
-        let claimants = Claimants {
-            waiting: vec![first],
-            denied: Vec::new(),
-        };
-        Self {
-            digest,
-            progress: watch::Sender::new(opening),
-            claimants: Mutex::new(claimants),
-        }
+        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
+        let claimants = Claimants { waiting: vec![first], denied: Vec::new() };
+        Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
     }
 
     /// A view that wakes when the flight moves.
@@ -122,20 +109,14 @@ impl Flight {
         match (&known.phase, known.total) {
             (Phase::Failed(failure), _) => Err(failure.clone()),
             (_, Some(total)) => Ok(total),
-            (_, None) => Err(Failure::Fetch(Arc::new(FetchError::NotFound {
-                host: String::new(),
-            }))),
+            (_, None) => Err(Failure::Fetch(Arc::new(FetchError::NotFound { host: String::new() }))),
         }
     }
 
     /// A repository wants the blob too; if the ones before it are turned away, the flight goes on under it.
     pub fn claim(&self, repository: &Repository) {
         let mut claimants = lock(&self.claimants);
-        if !claimants
-            .waiting
-            .iter()
-            .any(|waiting| waiting.key == repository.key)
-        {
+        if !claimants.waiting.iter().any(|waiting| waiting.key == repository.key) {
             claimants.waiting.push(repository.clone());
         }
     }
@@ -172,8 +153,7 @@ impl Flight {
 
     /// Bytes from the front up to `committed` are written and hashed.
     pub fn commit(&self, committed: u64) {
-        self.progress
-            .send_modify(|progress| progress.committed = committed);
+        self.progress.send_modify(|progress| progress.committed = committed);
     }
 
     /// All bytes are there and hash to the digest.
@@ -186,8 +166,7 @@ impl Flight {
 
     /// The flight ended without the blob.
     pub fn fail(&self, failure: Failure) {
-        self.progress
-            .send_modify(|progress| progress.phase = Phase::Failed(failure));
+        self.progress.send_modify(|progress| progress.phase = Phase::Failed(failure));
     }
 }
 

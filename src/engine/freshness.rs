@@ -110,11 +110,7 @@ impl Gate {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        fresh: Duration::ZERO,
-        stale_for: None,
-        serve_gone: true,
-    };
+    const RULES: Rules = Rules { fresh: Duration::ZERO, stale_for: None, serve_gone: true };
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
@@ -126,19 +122,13 @@ mod tests {
 
     #[test]
     fn inside_its_window_a_tag_is_fresh() {
-        let rules = Rules {
-            fresh: Duration::from_secs(60),
-            ..RULES
-        };
+        let rules = Rules { fresh: Duration::from_secs(60), ..RULES };
         let left = Duration::from_secs(45);
         assert_eq!(
             plan(Some(Duration::from_secs(15)), &rules, Verdict::Open),
             Plan::Serve(Outcome::Fresh(left))
         );
-        assert_eq!(
-            plan(Some(Duration::from_secs(60)), &rules, Verdict::Open),
-            Plan::Confirm
-        );
+        assert_eq!(plan(Some(Duration::from_secs(60)), &rules, Verdict::Open), Plan::Confirm);
     }
 
     #[test]
@@ -146,10 +136,7 @@ mod tests {
         let closed = Verdict::Closed(Stale::Slow);
         let served = Plan::Serve(Outcome::Stale(Stale::Slow, 1000 * HOUR));
         assert_eq!(plan(Some(1000 * HOUR), &RULES, closed), served);
-        let rules = Rules {
-            stale_for: Some(HOUR),
-            ..RULES
-        };
+        let rules = Rules { stale_for: Some(HOUR), ..RULES };
         assert_eq!(plan(Some(2 * HOUR), &rules, closed), Plan::Confirm);
         assert!(!rules.allow_stale(Stale::Down, 2 * HOUR) && rules.allow_stale(Stale::Down, HOUR));
     }
@@ -157,13 +144,7 @@ mod tests {
     #[test]
     fn a_gone_tag_is_refused_only_on_request() {
         assert!(RULES.allow_stale(Stale::Gone, HOUR));
-        assert!(
-            !Rules {
-                serve_gone: false,
-                ..RULES
-            }
-            .allow_stale(Stale::Gone, HOUR)
-        );
+        assert!(!Rules { serve_gone: false, ..RULES }.allow_stale(Stale::Gone, HOUR));
     }
 
     #[test]
@@ -171,19 +152,10 @@ mod tests {
         let (gate, start) = (Gate::default(), crate::sys::clock::monotonic());
         assert_eq!(gate.verdict(start), Verdict::Open);
         gate.close(Stale::Down, start);
-        assert_eq!(
-            gate.verdict(start + GATE_CLOSED_FOR / 2),
-            Verdict::Closed(Stale::Down)
-        );
+        assert_eq!(gate.verdict(start + GATE_CLOSED_FOR / 2), Verdict::Closed(Stale::Down));
         assert_eq!(gate.verdict(start + GATE_CLOSED_FOR), Verdict::Probe(Stale::Down));
-        assert_eq!(
-            gate.verdict(start + GATE_CLOSED_FOR),
-            Verdict::Closed(Stale::Down)
-        );
-        assert_eq!(
-            gate.verdict(start + 2 * GATE_CLOSED_FOR),
-            Verdict::Probe(Stale::Down)
-        );
+        assert_eq!(gate.verdict(start + GATE_CLOSED_FOR), Verdict::Closed(Stale::Down));
+        assert_eq!(gate.verdict(start + 2 * GATE_CLOSED_FOR), Verdict::Probe(Stale::Down));
         gate.open();
         assert_eq!(gate.verdict(start), Verdict::Open);
     }

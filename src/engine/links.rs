@@ -52,8 +52,7 @@ impl Engine {
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let written = blocking(move || {
             store.link_revision(&name, &digest)?;
-            tags.iter()
-                .try_for_each(|tag| store.link_tag(&name, tag, &digest))
+            tags.iter().try_for_each(|tag| store.link_tag(&name, tag, &digest))
         });
         if let Err(error) = written.await.and_then(|result| result) {
             tracing::warn!(%digest, repository = %repository.name, %error, "could not write the manifest links");
@@ -62,11 +61,7 @@ impl Engine {
 
     fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Vec<Tag> {
         let mut tags = self.index.tags(&repository.key, None, TAGS_MAX);
-        tags.retain(|tag| {
-            self.index
-                .tag(&repository.key, tag)
-                .is_some_and(|row| row.digest == *digest)
-        });
+        tags.retain(|tag| self.index.tag(&repository.key, tag).is_some_and(|row| row.digest == *digest));
         tags
     }
 }

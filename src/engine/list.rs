@@ -65,24 +65,10 @@ impl Engine {
     pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagsPage, Denial> {
         let n = page.n.map(|n| n.min(TAGS_MAX));
         if n == Some(0) {
-            return Ok(TagsPage {
-                tags: Vec::new(),
-                next: None,
-                outcome: Outcome::Bypass,
-            });
+            return Ok(TagsPage { tags: Vec::new(), next: None, outcome: Outcome::Bypass });
         }
-        match self
-            .upstream
-            .tags(&repository.name, n, page.last.as_deref())
-            .await
-        {
-            Ok(answer) => Ok(cut_page(
-                answer.tags,
-                answer.more,
-                n,
-                page.last.as_deref(),
-                Outcome::Bypass,
-            )),
+        match self.upstream.tags(&repository.name, n, page.last.as_deref()).await {
+            Ok(answer) => Ok(cut_page(answer.tags, answer.more, n, page.last.as_deref(), Outcome::Bypass)),
             Err(error) => {
                 let known = self.index.tags(&repository.key, None, KNOWN_TAGS_MAX);
                 if known.is_empty() {
@@ -99,24 +85,15 @@ impl Engine {
         let n = page.n.unwrap_or(CATALOG_PAGE.min(most));
         if n > most {
             let fault = Fault::new(Code::PaginationNumberInvalid).with_detail(json!({ "n": n }));
-            return Err(Denial {
-                outcome: Outcome::Refused,
-                fault: Box::new(fault),
-            });
+            return Err(Denial { outcome: Outcome::Refused, fault: Box::new(fault) });
         }
         let wanted = usize::try_from(n).unwrap_or(usize::MAX);
-        let names = self.index.repositories(
-            self.naming.upstream(),
-            page.last.as_deref(),
-            wanted.saturating_add(1),
-        );
+        let names =
+            self.index.repositories(self.naming.upstream(), page.last.as_deref(), wanted.saturating_add(1));
         let mut repositories: Vec<_> = names.iter().map(ToString::to_string).collect();
         let more = repositories.len() > wanted;
         repositories.truncate(wanted);
-        let next = repositories.last().filter(|_| more).map(|last| Next {
-            last: last.clone(),
-            n,
-        });
+        let next = repositories.last().filter(|_| more).map(|last| Next { last: last.clone(), n });
         Ok(CatalogPage { repositories, next })
     }
 
@@ -128,10 +105,7 @@ impl Engine {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> ReferrersAnswer {
-        let answer = self
-            .upstream
-            .referrers(&repository.name, subject, artifact_type)
-            .await;
+        let answer = self.upstream.referrers(&repository.name, subject, artifact_type).await;
         let (body, filtered) = match answer {
             Ok(Some(referrers)) => (referrers.bytes, referrers.filtered),
             Ok(None) => (empty_index(), false),
@@ -140,13 +114,7 @@ impl Engine {
                 (empty_index(), false)
             }
         };
-        ReferrersAnswer {
-            listing: Listing {
-                body,
-                outcome: Outcome::Bypass,
-            },
-            filtered,
-        }
+        ReferrersAnswer { listing: Listing { body, outcome: Outcome::Bypass }, filtered }
     }
 
     /// Takes in the names of the repositories of a volume that another program filled, so that the catalogue has them.
@@ -156,9 +124,7 @@ impl Engine {
         let walked = super::blocking(move || {
             let names = engine.store.repositories(ADOPTED_REPOSITORIES_MAX);
             for name in &names {
-                engine
-                    .index
-                    .apply(crate::index::Batch::new().put_repository(engine.naming.upstream(), name));
+                engine.index.apply(crate::index::Batch::new().put_repository(engine.naming.upstream(), name));
             }
             names.len()
         });
@@ -183,19 +149,12 @@ fn cut_page(
         tags.retain(|tag| tag.as_str() > last);
     }
     let Some(n) = n else {
-        return TagsPage {
-            tags,
-            next: None,
-            outcome,
-        };
+        return TagsPage { tags, next: None, outcome };
     };
     let wanted = usize::try_from(n).unwrap_or(usize::MAX);
     let more = more || tags.len() > wanted;
     tags.truncate(wanted);
-    let next = tags.last().filter(|_| more).map(|last| Next {
-        last: last.clone(),
-        n,
-    });
+    let next = tags.last().filter(|_| more).map(|last| Next { last: last.clone(), n });
     TagsPage { tags, next, outcome }
 }
 
@@ -230,10 +189,7 @@ mod tests {
     fn the_empty_index_is_an_index() {
         let parsed: serde_json::Value = serde_json::from_slice(&empty_index()).unwrap();
         assert_eq!(
-            (
-                parsed["schemaVersion"].as_i64(),
-                parsed["manifests"].as_array().map(Vec::len)
-            ),
+            (parsed["schemaVersion"].as_i64(), parsed["manifests"].as_array().map(Vec::len)),
             (Some(2), Some(0))
         );
     }

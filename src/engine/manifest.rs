@@ -82,10 +82,7 @@ impl Engine {
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
         let reference = Reference::Digest(*digest);
-        if self
-            .negatives
-            .holds(&(repository.key, Wanted::Manifest(*digest)), clock::monotonic())
-        {
+        if self.negatives.holds(&(repository.key, Wanted::Manifest(*digest)), clock::monotonic()) {
             return Err(fault::manifest_absent(&reference));
         }
         if let Some(held) = self.held_manifest(repository, digest).await {
@@ -109,29 +106,18 @@ impl Engine {
     ) -> Result<ManifestAnswer, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.fetches.join((repository.key, *digest), || async move {
-            let fetched = engine
-                .upstream
-                .manifest(&target.name, &Reference::Digest(wanted))
-                .await
-                .map_err(Arc::new)?;
+            let fetched =
+                engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
             engine.keep_manifest(&target, fetched).await
         });
-        let outcome = if ticket.joined {
-            Outcome::Collapsed
-        } else {
-            Outcome::Miss
-        };
+        let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
         match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
             Ok(Some(Ok(held))) => Ok(held.answer(outcome)),
             Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
-            Ok(None) => Err(fault::manifest_busy(
-                "the fetch failed",
-                "the task of the fetch is gone",
-            )),
-            Err(_) => Err(fault::manifest_busy(
-                "the upstream did not answer in time",
-                "no answer within the limit",
-            )),
+            Ok(None) => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
+            Err(_) => {
+                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -146,25 +132,14 @@ impl Engine {
         let head = head.map_err(|error| self.deny_manifest(repository, reference, &Arc::new(error)))?;
         match (reference, head.media_type, head.size) {
             (Reference::Digest(digest), Some(media_type), Some(size)) => {
-                let member = MemberRow {
-                    size: Some(size),
-                    seen_ms: clock::unix_ms(),
-                };
-                self.index
-                    .apply(Batch::new().put_member(repository.key, *digest, member));
-                Ok(ManifestAnswer {
-                    outcome: Outcome::Miss,
-                    digest: *digest,
-                    media_type,
-                    size,
-                    bytes: None,
-                })
+                let member = MemberRow { size: Some(size), seen_ms: clock::unix_ms() };
+                self.index.apply(Batch::new().put_member(repository.key, *digest, member));
+                Ok(ManifestAnswer { outcome: Outcome::Miss, digest: *digest, media_type, size, bytes: None })
             }
             (Reference::Digest(digest), ..) => self.fetch_manifest(repository, digest).await,
-            (Reference::Tag(_), ..) => Err(fault::manifest_busy(
-                "the tag can't be resolved",
-                "a tag reached the digest path",
-            )),
+            (Reference::Tag(_), ..) => {
+                Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path"))
+            }
         }
     }
 
@@ -197,14 +172,9 @@ impl Engine {
             Arc::new(FetchError::Malformed { host: self.upstream.host().to_owned(), what: "a manifest that is none" })
         })?;
         self.metrics.pulled_manifest(fetched.bytes.len() as u64);
-        let held = Held {
-            digest,
-            media_type: manifest.media_type.clone(),
-            bytes: fetched.bytes,
-        };
+        let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
         lock(&self.unpublished.held).insert(digest, held.clone());
-        self.index
-            .apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
+        self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
         self.publish_manifest(repository.clone(), held.clone(), manifest.read_by_registry_2);
         Ok(held)
     }
@@ -212,25 +182,13 @@ impl Engine {
     /// The rows that a manifest of a repository gives: itself and everything that it names may be asked for there.
     fn membership(&self, repository: &Repository, digest: Digest, size: u64, manifest: &Manifest) -> Batch {
         let seen_ms = clock::unix_ms();
-        let own = Batch::new()
-            .put_repository(self.naming.upstream(), &repository.name)
-            .put_member(
-                repository.key,
-                digest,
-                MemberRow {
-                    size: Some(size),
-                    seen_ms,
-                },
-            );
+        let own = Batch::new().put_repository(self.naming.upstream(), &repository.name).put_member(
+            repository.key,
+            digest,
+            MemberRow { size: Some(size), seen_ms },
+        );
         manifest.descriptors.iter().fold(own, |batch, named| {
-            batch.put_member(
-                repository.key,
-                named.digest,
-                MemberRow {
-                    size: named.size,
-                    seen_ms,
-                },
-            )
+            batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
         })
     }
 
@@ -240,14 +198,10 @@ impl Engine {
             let _permit = engine.publications.acquire().await;
             let digest = held.digest;
             let (store, bytes) = (Arc::clone(&engine.store), held.bytes.clone());
-            let published = blocking(move || write(&store, &digest, &bytes))
-                .await
-                .and_then(|result| result);
+            let published = blocking(move || write(&store, &digest, &bytes)).await.and_then(|result| result);
             match published {
                 Ok(identity) => {
-                    engine
-                        .index
-                        .apply(Batch::new().put_blob(digest, row(&held, identity)));
+                    engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
                     if linkable {
                         engine.link_manifest(&repository, &digest).await;
                     }
@@ -267,15 +221,9 @@ impl Engine {
     pub(super) async fn held_manifest(&self, repository: &Repository, digest: &Digest) -> Option<Present> {
         let indexed = self.index.member(&repository.key, digest).is_some();
         if let Some(manifest) = lock(&self.unpublished.held).get(digest).cloned() {
-            return Some(Present {
-                manifest,
-                member: indexed,
-            });
+            return Some(Present { manifest, member: indexed });
         }
-        let row = self
-            .index
-            .blob(digest)
-            .filter(|row| row.kind == BlobKind::Manifest);
+        let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
         let came_as_manifest = row.is_some();
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let (bytes, member) = blocking(move || {
@@ -293,14 +241,7 @@ impl Engine {
             Some(media_type) => media_type,
             None => Manifest::parse(&bytes, None).ok()?.media_type,
         };
-        Some(Present {
-            manifest: Held {
-                digest,
-                media_type,
-                bytes,
-            },
-            member,
-        })
+        Some(Present { manifest: Held { digest, media_type, bytes }, member })
     }
 
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
@@ -312,12 +253,8 @@ impl Engine {
         let reference = Reference::Digest(*digest);
         let head = self.upstream.manifest_head(&repository.name, &reference).await;
         let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
-        let member = MemberRow {
-            size: head.size,
-            seen_ms: clock::unix_ms(),
-        };
-        self.index
-            .apply(Batch::new().put_member(repository.key, *digest, member));
+        let member = MemberRow { size: head.size, seen_ms: clock::unix_ms() };
+        self.index.apply(Batch::new().put_member(repository.key, *digest, member));
         self.link_manifest(repository, digest).await;
         Ok(())
     }

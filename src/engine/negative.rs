@@ -21,10 +21,7 @@ pub struct Negatives<K> {
 impl<K: Eq + Hash> Negatives<K> {
     /// Remembers each absence for `keep`.
     pub fn new(keep: Duration) -> Self {
-        Self {
-            keep,
-            until: Mutex::default(),
-        }
+        Self { keep, until: Mutex::default() }
     }
 
     /// Remembers that `key` does not exist.
@@ -50,10 +47,7 @@ mod tests {
 
     #[test]
     fn an_absence_is_forgotten_in_time() {
-        let (negatives, now) = (
-            Negatives::new(Duration::from_secs(5)),
-            crate::sys::clock::monotonic(),
-        );
+        let (negatives, now) = (Negatives::new(Duration::from_secs(5)), crate::sys::clock::monotonic());
         negatives.add("a", now);
         assert!(negatives.holds(&"a", now + Duration::from_secs(4)));
         assert!(!negatives.holds(&"a", now + Duration::from_secs(5)));
@@ -62,10 +56,7 @@ mod tests {
 
     #[test]
     fn the_table_never_grows_over_its_limit() {
-        let (negatives, now) = (
-            Negatives::new(Duration::from_secs(5)),
-            crate::sys::clock::monotonic(),
-        );
+        let (negatives, now) = (Negatives::new(Duration::from_secs(5)), crate::sys::clock::monotonic());
         (0..ENTRIES_MAX + 10).for_each(|n| negatives.add(n, now));
         assert_eq!(lock(&negatives.until).len(), ENTRIES_MAX);
         assert!(!negatives.holds(&ENTRIES_MAX, now));

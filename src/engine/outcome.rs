@@ -72,10 +72,7 @@ impl Outcome {
 
     /// Whether the body came from what is held.
     pub fn is_hit(self) -> bool {
-        matches!(
-            self,
-            Self::Hit | Self::Fresh(_) | Self::Revalidated | Self::Stale(..) | Self::Negative
-        )
+        matches!(self, Self::Hit | Self::Fresh(_) | Self::Revalidated | Self::Stale(..) | Self::Negative)
     }
 }
 
@@ -88,12 +85,9 @@ impl fmt::Display for Outcome {
             Self::Revalidated => f.write_str("tidegate; hit; detail=revalidated"),
             Self::Miss => f.write_str("tidegate; fwd=uri-miss"),
             Self::Collapsed => f.write_str("tidegate; fwd=uri-miss; collapsed"),
-            Self::Stale(why, age) => write!(
-                f,
-                "tidegate; hit; ttl=-{}; detail={}",
-                age.as_secs(),
-                why.detail()
-            ),
+            Self::Stale(why, age) => {
+                write!(f, "tidegate; hit; ttl=-{}; detail={}", age.as_secs(), why.detail())
+            }
             Self::Bypass => f.write_str("tidegate; fwd=bypass"),
             Self::Negative => f.write_str("tidegate; hit; detail=negative"),
             Self::Refused => f.write_str("tidegate; detail=refused"),
@@ -115,17 +109,9 @@ mod tests {
         let seconds = Duration::from_secs;
         check(Outcome::Hit, "tidegate; hit", "hit");
         check(Outcome::Fresh(seconds(30)), "tidegate; hit; ttl=30", "fresh");
-        check(
-            Outcome::Revalidated,
-            "tidegate; hit; detail=revalidated",
-            "revalidated",
-        );
+        check(Outcome::Revalidated, "tidegate; hit; detail=revalidated", "revalidated");
         check(Outcome::Miss, "tidegate; fwd=uri-miss", "miss");
-        check(
-            Outcome::Collapsed,
-            "tidegate; fwd=uri-miss; collapsed",
-            "collapsed",
-        );
+        check(Outcome::Collapsed, "tidegate; fwd=uri-miss; collapsed", "collapsed");
         check(
             Outcome::Stale(Stale::Down, seconds(7)),
             "tidegate; hit; ttl=-7; detail=stale-down",

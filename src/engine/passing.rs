@@ -19,12 +19,7 @@ pub struct Passing {
 impl Passing {
     /// Passes on a transfer from its very beginning.
     pub fn new(transfer: Transfer, digest: Digest) -> Self {
-        Self {
-            transfer,
-            digest,
-            hasher: Some(Hasher::new(digest.algorithm())),
-            held: None,
-        }
+        Self { transfer, digest, hasher: Some(Hasher::new(digest.algorithm())), held: None }
     }
 
     /// The next piece, one behind the upstream.

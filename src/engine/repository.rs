@@ -5,12 +5,8 @@ use crate::registry::route::Source;
 use crate::registry::{Pattern, RepositoryName};
 
 /// All names under which Docker Hub is asked for.
-const HUB_NAMES: [&str; 4] = [
-    "docker.io",
-    "index.docker.io",
-    "registry-1.docker.io",
-    "registry.hub.docker.com",
-];
+const HUB_NAMES: [&str; 4] =
+    ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
 
 /// A repository of the upstream, by the name it has on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +65,7 @@ impl Naming {
         }
         Self {
             upstream: setup.name.to_owned(),
-            scope: setup
-                .account
-                .map(|account| format!("account:{account}"))
-                .unwrap_or_default(),
+            scope: setup.account.map(|account| format!("account:{account}")).unwrap_or_default(),
             aliases,
             library: hub_host || (hub_name && setup.name_configured),
             allow: setup.allow,
@@ -97,10 +90,7 @@ impl Naming {
         if !allowed || self.deny.iter().any(|pattern| pattern.matches(&name)) {
             return Err(NotServed::Pattern);
         }
-        Ok(Repository {
-            key: RepoKey::new(&self.upstream, &self.scope, &name),
-            name,
-        })
+        Ok(Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name })
     }
 
     fn is_alias(&self, host: &str) -> bool {
@@ -116,11 +106,7 @@ impl Naming {
     }
 
     fn on_the_wire(&self, name: RepositoryName) -> RepositoryName {
-        if self.library && name.is_one_part() {
-            name.in_library()
-        } else {
-            name
-        }
+        if self.library && name.is_one_part() { name.in_library() } else { name }
     }
 }
 
@@ -160,30 +146,15 @@ mod tests {
 
     #[test]
     fn another_host_under_hubs_default_name_is_left_alone() {
-        check(
-            &naming("docker.io", false, "10.0.0.5:5000"),
-            None,
-            "alpine",
-            Ok("alpine"),
-        );
-        check(
-            &naming("docker.io", true, "10.0.0.5:5000"),
-            None,
-            "alpine",
-            Ok("library/alpine"),
-        );
+        check(&naming("docker.io", false, "10.0.0.5:5000"), None, "alpine", Ok("alpine"));
+        check(&naming("docker.io", true, "10.0.0.5:5000"), None, "alpine", Ok("library/alpine"));
         check(&naming("quay.io", false, "quay.io"), None, "alpine", Ok("alpine"));
     }
 
     #[test]
     fn the_set_of_upstreams_is_closed() {
         let hub = naming("docker.io", false, "registry-1.docker.io");
-        check(
-            &hub,
-            Some("quay.io"),
-            "a/b",
-            Err(NotServed::Source("quay.io".into())),
-        );
+        check(&hub, Some("quay.io"), "a/b", Err(NotServed::Source("quay.io".into())));
         check(&hub, None, "quay.io/a/b", Ok("quay.io/a/b"));
         check(&hub, None, "secret/a/b", Err(NotServed::Pattern));
     }
@@ -199,10 +170,7 @@ mod tests {
                 allow: vec![],
                 deny: vec![],
             };
-            Naming::new(setup)
-                .resolve(None, &"a/b".parse().unwrap())
-                .unwrap()
-                .key
+            Naming::new(setup).resolve(None, &"a/b".parse().unwrap()).unwrap().key
         };
         assert_ne!(with(None), with(Some("bot")));
     }

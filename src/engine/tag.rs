@@ -52,11 +52,7 @@ impl Engine {
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
         let known = self.known_tag(repository, tag).await;
-        let verdict = if known.is_some() {
-            self.gate.verdict(clock::monotonic())
-        } else {
-            Verdict::Open
-        };
+        let verdict = if known.is_some() { self.gate.verdict(clock::monotonic()) } else { Verdict::Open };
         match (plan(known.as_ref().map(age), &self.rules, verdict), known) {
             (Plan::Serve(outcome), Some(row)) => {
                 self.tag_answer(repository, tag, &row.into(), outcome, want).await
@@ -111,9 +107,7 @@ impl Engine {
         found: &Resolved,
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
-        let answer = self
-            .tag_answer(repository, tag, found, Outcome::Revalidated, want)
-            .await;
+        let answer = self.tag_answer(repository, tag, found, Outcome::Revalidated, want).await;
         let age = age(&row);
         match answer {
             Err(denial) if row.digest != found.digest && self.rules.allow_stale(Stale::Down, age) => {
@@ -133,29 +127,18 @@ impl Engine {
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
         let reference = Reference::Tag(tag.clone());
-        if self
-            .negatives
-            .holds(&(repository.key, Wanted::Tag(tag.clone())), clock::monotonic())
-        {
+        if self.negatives.holds(&(repository.key, Wanted::Tag(tag.clone())), clock::monotonic()) {
             return Err(fault::manifest_absent(&reference));
         }
         let mut ticket = self.ask_head(repository, tag);
-        let outcome = if ticket.joined {
-            Outcome::Collapsed
-        } else {
-            Outcome::Miss
-        };
+        let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
         match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
             Ok(Some(Ok(found))) => self.tag_answer(repository, tag, &found, outcome, want).await,
             Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &reference, &error)),
-            Ok(None) => Err(fault::manifest_busy(
-                "the question failed",
-                "the task of the question is gone",
-            )),
-            Err(_) => Err(fault::manifest_busy(
-                "the upstream did not answer in time",
-                "no answer within the limit",
-            )),
+            Ok(None) => Err(fault::manifest_busy("the question failed", "the task of the question is gone")),
+            Err(_) => {
+                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -173,13 +156,7 @@ impl Engine {
         }
         if let (Want::Head, Some(media_type), Some(size)) = (want, &found.media_type, found.size) {
             let media_type = media_type.clone();
-            return Ok(ManifestAnswer {
-                outcome,
-                digest: found.digest,
-                media_type,
-                size,
-                bytes: None,
-            });
+            return Ok(ManifestAnswer { outcome, digest: found.digest, media_type, size, bytes: None });
         }
         let fetched = self.fetch_manifest(repository, &found.digest).await;
         fetched.map_err(|denial| retold(denial, tag))
@@ -201,15 +178,9 @@ impl Engine {
     async fn head_of(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> Result<Resolved, FetchError> {
         let reference = Reference::Tag(tag.clone());
         match self.upstream.manifest_head(&repository.name, &reference).await? {
-            ManifestHead {
-                digest: Some(digest),
-                media_type,
-                size,
-            } => Ok(Resolved {
-                digest,
-                media_type,
-                size,
-            }),
+            ManifestHead { digest: Some(digest), media_type, size } => {
+                Ok(Resolved { digest, media_type, size })
+            }
             _ => self.get_by_tag(repository, &reference).await,
         }
     }
@@ -223,16 +194,9 @@ impl Engine {
         let fetched = self.upstream.manifest(&repository.name, reference).await?;
         let host = self.upstream.host().to_owned();
         let held = self.keep_manifest(repository, fetched).await;
-        let held = held.map_err(|_| FetchError::Malformed {
-            host,
-            what: "a manifest that is none",
-        })?;
+        let held = held.map_err(|_| FetchError::Malformed { host, what: "a manifest that is none" })?;
         let size = u64::try_from(held.bytes.len()).ok();
-        Ok(Resolved {
-            digest: held.digest,
-            media_type: Some(held.media_type),
-            size,
-        })
+        Ok(Resolved { digest: held.digest, media_type: Some(held.media_type), size })
     }
 
     /// The upstream spoke: the row is new, the gate is open, and a tag that moved to what is held gets its link.
@@ -250,10 +214,7 @@ impl Engine {
                 .map_or(now, |row| row.fetched_ms),
             validated_ms: now,
         };
-        let member = MemberRow {
-            size: resolved.size,
-            seen_ms: now,
-        };
+        let member = MemberRow { size: resolved.size, seen_ms: now };
         let batch = Batch::new()
             .put_repository(self.naming.upstream(), &repository.name)
             .put_tag(repository.key, tag, row)
@@ -268,8 +229,7 @@ impl Engine {
     /// The upstream failed. An answer about this tag alone says nothing about the others.
     fn failed(&self, error: &FetchError) {
         if error.class() != Class::Absent {
-            self.gate
-                .close(fault::staleness(error.class()), clock::monotonic());
+            self.gate.close(fault::staleness(error.class()), clock::monotonic());
         }
     }
 
@@ -279,18 +239,9 @@ impl Engine {
             return self.is_servable(repository, &row).await.then_some(row);
         }
         let (store, name, asked) = (Arc::clone(&self.store), repository.name.clone(), tag.clone());
-        let digest = blocking(move || store.read_tag(&name, &asked))
-            .await
-            .ok()
-            .flatten()?;
+        let digest = blocking(move || store.read_tag(&name, &asked)).await.ok().flatten()?;
         self.held_manifest(repository, &digest).await?;
-        Some(TagRow {
-            digest,
-            media_type: None,
-            size: None,
-            fetched_ms: 0,
-            validated_ms: 0,
-        })
+        Some(TagRow { digest, media_type: None, size: None, fetched_ms: 0, validated_ms: 0 })
     }
 
     /// Whether a HEAD at least can be answered from the row: a tag that was only ever asked by HEAD is known without
@@ -308,9 +259,7 @@ impl Engine {
         want: Want,
     ) -> ManifestAnswer {
         let Some(bytes) = &answer.bytes else { return answer };
-        let parsed = Manifest::parse(bytes, Some(&answer.media_type))
-            .ok()
-            .filter(Manifest::is_index);
+        let parsed = Manifest::parse(bytes, Some(&answer.media_type)).ok().filter(Manifest::is_index);
         let Some(child) =
             parsed.and_then(|list| list.child_for(OLD_CLIENTS_PLATFORM).map(|child| child.digest))
         else {
@@ -325,11 +274,7 @@ impl Engine {
 
 impl From<TagRow> for Resolved {
     fn from(row: TagRow) -> Self {
-        Self {
-            digest: row.digest,
-            media_type: row.media_type,
-            size: row.size,
-        }
+        Self { digest: row.digest, media_type: row.media_type, size: row.size }
     }
 }
 
@@ -341,9 +286,8 @@ fn age(row: &TagRow) -> Duration {
 /// The client asked for a tag, so an absence names the tag and not the digest behind it.
 fn retold(mut denial: Denial, tag: &Tag) -> Denial {
     if denial.fault.code == crate::registry::Code::ManifestUnknown {
-        denial.fault = denial
-            .fault
-            .with_detail(serde_json::json!({ "Tag": tag.as_str() }));
+        let fault = denial.fault.with_detail(serde_json::json!({ "Tag": tag.as_str() }));
+        denial.fault = Box::new(fault);
     }
     denial
 }

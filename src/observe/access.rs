@@ -78,13 +78,7 @@ fn combined(entry: &Entry) -> String {
 }
 
 fn plus(entry: &Entry) -> String {
-    format!(
-        "{} {} {} {:016x}\n",
-        combined(entry),
-        entry.outcome,
-        entry.took.as_millis(),
-        entry.id
-    )
+    format!("{} {} {} {:016x}\n", combined(entry), entry.outcome, entry.took.as_millis(), entry.id)
 }
 
 fn object(entry: &Entry) -> String {
@@ -156,10 +150,7 @@ mod tests {
 
     #[test]
     fn a_line_can_not_be_forged() {
-        let forged = Entry {
-            agent: "x\" 200\nfake \\".into(),
-            ..entry()
-        };
+        let forged = Entry { agent: "x\" 200\nfake \\".into(), ..entry() };
         assert!(combined(&forged).ends_with("\"x\\\" 200\\x0afake \\\\\""));
     }
 

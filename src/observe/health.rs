@@ -37,10 +37,7 @@ impl Health {
 
     /// What fails, by the names of the checks.
     pub fn failing(&self) -> BTreeMap<String, String> {
-        lock(&self.0)
-            .iter()
-            .map(|(name, failing)| (name.clone(), failing.reason.clone()))
-            .collect()
+        lock(&self.0).iter().map(|(name, failing)| (name.clone(), failing.reason.clone())).collect()
     }
 
     fn set(&self, name: &str, gates: bool, result: Result<(), String>) {
@@ -52,16 +49,7 @@ impl Health {
                 }
             }
             Err(reason) => {
-                if all
-                    .insert(
-                        name.to_owned(),
-                        Failing {
-                            reason: reason.clone(),
-                            gates,
-                        },
-                    )
-                    .is_none()
-                {
+                if all.insert(name.to_owned(), Failing { reason: reason.clone(), gates }).is_none() {
                     tracing::error!(check = name, reason, "a health check fails");
                 }
             }
@@ -105,11 +93,7 @@ async fn watch_store(health: Health, root: PathBuf) {
         ticks.tick().await;
         let root = root.clone();
         let looked = tokio::task::spawn_blocking(move || writable(&root)).await;
-        health.set(
-            STORE,
-            false,
-            looked.unwrap_or_else(|error| Err(error.to_string())),
-        );
+        health.set(STORE, false, looked.unwrap_or_else(|error| Err(error.to_string())));
     }
 }
 
@@ -135,28 +119,16 @@ async fn look(probe: &Probe) -> Result<(), String> {
             Ok(true) => Err("file exists".to_owned()),
             Err(error) => Err(error.to_string()),
         },
-        Probe::Tcp(address) => TcpStream::connect(address)
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string()),
+        Probe::Tcp(address) => TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string()),
         Probe::Http { url, headers, status } => {
-            let client = reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .build();
+            let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build();
             let mut request = client.map_err(|error| error.to_string())?.head(url.clone());
             for (name, value) in headers {
                 request = request.header(name, value);
             }
-            let answer = request
-                .send()
-                .await
-                .map_err(|error| error.without_url().to_string())?;
+            let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
             let got = answer.status().as_u16();
-            if got == *status {
-                Ok(())
-            } else {
-                Err(format!("status {got} instead of {status}"))
-            }
+            if got == *status { Ok(()) } else { Err(format!("status {got} instead of {status}")) }
         }
     }
 }

@@ -27,16 +27,9 @@ impl Lines {
     /// Starts a writer.
     pub fn new(target: impl Write + Send + 'static) -> std::io::Result<(Self, Writer)> {
         let (sender, receiver) = sync_channel(QUEUE_LINES);
-        let thread = std::thread::Builder::new()
-            .name("lines".into())
-            .spawn(move || write_all(target, &receiver))?;
-        Ok((
-            Self {
-                sender,
-                lost: Arc::default(),
-            },
-            Writer(Some(thread)),
-        ))
+        let thread =
+            std::thread::Builder::new().name("lines".into()).spawn(move || write_all(target, &receiver))?;
+        Ok((Self { sender, lost: Arc::default() }, Writer(Some(thread))))
     }
 
     /// Queues a line, which ends with a newline.
@@ -99,13 +92,7 @@ mod tests {
         let (lines, writer) = Lines::new(target.clone()).unwrap();
         (0..5000).for_each(|number| lines.send(format!("{number}\n")));
         writer.finish(lines);
-        assert_eq!(
-            String::from_utf8(target.0.lock().unwrap().clone())
-                .unwrap()
-                .lines()
-                .count(),
-            5000
-        );
+        assert_eq!(String::from_utf8(target.0.lock().unwrap().clone()).unwrap().lines().count(), 5000);
     }
 
     #[test]

@@ -27,15 +27,9 @@ pub fn install(log: &Log, lines: Lines) {
     let ours = filter_fn(move |metadata: &Metadata<'_>| {
         metadata.target().starts_with("tidegate") && *metadata.level() <= least
     });
-    let layer = Shape {
-        formatter: log.formatter,
-        constant: log.fields.clone(),
-        lines,
-    };
+    let layer = Shape { formatter: log.formatter, constant: log.fields.clone(), lines };
     // A second call in one process, as tests make it, changes nothing.
-    let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(ours))
-        .try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(ours)).try_init();
 }
 
 struct Shape {
@@ -49,13 +43,7 @@ impl<S: Subscriber> Layer<S> for Shape {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let time = Timestamp::try_from(clock::now()).unwrap_or_default();
-        self.lines.send(render(
-            self.formatter,
-            time,
-            *event.metadata().level(),
-            &fields,
-            &self.constant,
-        ));
+        self.lines.send(render(self.formatter, time, *event.metadata().level(), &fields, &self.constant));
     }
 }
 
@@ -112,11 +100,7 @@ fn render(
     match formatter {
         Formatter::Text => text(time, level, fields, constant),
         Formatter::Json => object(
-            &[
-                ("time", json!(time.to_string())),
-                ("level", json!(level)),
-                ("msg", json!(fields.message)),
-            ],
+            &[("time", json!(time.to_string())), ("level", json!(level)), ("msg", json!(fields.message))],
             fields,
             constant,
         ),
@@ -138,17 +122,12 @@ fn text(time: Timestamp, level: &str, fields: &Fields, constant: &[(String, Stri
         line.push(' ');
         line.push_str(name);
         line.push('=');
-        let plain = !value.is_empty()
-            && value
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-._/@^+:".contains(c));
+        let plain =
+            !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._/@^+:".contains(c));
         line.push_str(&if plain { value.to_owned() } else { quoted(value) });
     };
     for (name, value) in &fields.others {
-        add(
-            name,
-            &value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-        );
+        add(name, &value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     constant.iter().for_each(|(name, value)| add(name, value));
     line.push('\n');
@@ -162,13 +141,8 @@ fn quoted(text: &str) -> String {
 
 fn object(head: &[(&str, Value)], fields: &Fields, constant: &[(String, String)]) -> String {
     let constant = constant.iter().map(|(name, value)| (name.clone(), json!(value)));
-    let others = fields
-        .others
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()));
-    let head = head
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let others = fields.others.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let head = head.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     let all: Map<String, Value> = constant.chain(others).chain(head).collect();
     format!("{}\n", Value::Object(all))
 }
@@ -184,15 +158,9 @@ mod tests {
             ("error", json!("no \"such\"\nthing")),
             ("bytes", json!(7)),
         ];
-        let fields = Fields {
-            message: "it is so".into(),
-            others,
-        };
+        let fields = Fields { message: "it is so".into(), others };
         let constant = [("service".to_owned(), "registry".to_owned())];
-        assert_eq!(
-            render(formatter, Timestamp::UNIX_EPOCH, Level::WARN, &fields, &constant),
-            expected
-        );
+        assert_eq!(render(formatter, Timestamp::UNIX_EPOCH, Level::WARN, &fields, &constant), expected);
     }
 
     #[test]

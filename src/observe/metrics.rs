@@ -126,13 +126,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register_proxy(&mut self) {
-        for family in [
-            &self.requests,
-            &self.hits,
-            &self.misses,
-            &self.pulled,
-            &self.pushed,
-        ] {
+        for family in [&self.requests, &self.hits, &self.misses, &self.pulled, &self.pushed] {
             for kind in [Kind::Blob, Kind::Manifest] {
                 drop(family.get_or_create(&TypeLabel { r#type: kind.label() }));
             }
@@ -140,16 +134,8 @@ impl Metrics {
         let proxy = self.registry.sub_registry_with_prefix("registry_proxy");
         proxy.register("requests", "Requests for content", self.requests.clone());
         proxy.register("hits", "Requests answered from what is held", self.hits.clone());
-        proxy.register(
-            "misses",
-            "Requests that needed the upstream's content",
-            self.misses.clone(),
-        );
-        proxy.register(
-            "pulled_bytes",
-            "Bytes fetched from the upstream",
-            self.pulled.clone(),
-        );
+        proxy.register("misses", "Requests that needed the upstream's content", self.misses.clone());
+        proxy.register("pulled_bytes", "Bytes fetched from the upstream", self.pulled.clone());
         proxy.register("pushed_bytes", "Bytes given to clients", self.pushed.clone());
     }
 
@@ -162,94 +148,47 @@ impl Metrics {
 
     fn register_own(&mut self) {
         let build = Family::<BuildLabels, Gauge>::default();
-        build
-            .get_or_create(&BuildLabels {
-                version: env!("CARGO_PKG_VERSION"),
-            })
-            .set(1);
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         let own = self.registry.sub_registry_with_prefix("tidegate");
         own.register("build_info", "The running version", build);
-        own.register(
-            "answers",
-            "Answers about content, by outcome",
-            self.outcomes.clone(),
-        );
+        own.register("answers", "Answers about content, by outcome", self.outcomes.clone());
         own.register("connections", "Open client connections", self.connections.clone());
-        own.register(
-            "connections_refused",
-            "Connections closed at once: too many",
-            self.refused.clone(),
-        );
-        own.register(
-            "tls_handshakes_failed",
-            "TLS handshakes that failed",
-            self.handshakes.clone(),
-        );
+        own.register("connections_refused", "Connections closed at once: too many", self.refused.clone());
+        own.register("tls_handshakes_failed", "TLS handshakes that failed", self.handshakes.clone());
         own.register("fills", "Blobs being fetched", self.fills.clone());
         own.register(
             "upstream_ratelimit",
             "Requests per window that the upstream allows",
             self.limit.clone(),
         );
-        own.register(
-            "upstream_ratelimit_remaining",
-            "What is left of them",
-            self.remaining.clone(),
-        );
-        own.register(
-            "log_lines_lost",
-            "Log lines that nobody read in time",
-            self.lost.clone(),
-        );
-        own.register(
-            "health_checks_failing",
-            "Health checks that fail",
-            self.unhealthy.clone(),
-        );
+        own.register("upstream_ratelimit_remaining", "What is left of them", self.remaining.clone());
+        own.register("log_lines_lost", "Log lines that nobody read in time", self.lost.clone());
+        own.register("health_checks_failing", "Health checks that fail", self.unhealthy.clone());
     }
 
     /// Bytes of a blob came from the upstream.
     pub fn pulled_blob(&self, bytes: u64) {
-        self.pulled
-            .get_or_create(&TypeLabel { r#type: "blob" })
-            .inc_by(bytes);
+        self.pulled.get_or_create(&TypeLabel { r#type: "blob" }).inc_by(bytes);
     }
 
     /// Bytes of a manifest came from the upstream.
     pub fn pulled_manifest(&self, bytes: u64) {
-        self.pulled
-            .get_or_create(&TypeLabel { r#type: "manifest" })
-            .inc_by(bytes);
+        self.pulled.get_or_create(&TypeLabel { r#type: "manifest" }).inc_by(bytes);
     }
 
     /// A request for content was answered.
     pub fn content(&self, kind: Kind, outcome: &'static str, hit: bool, bytes: u64) {
         let label = TypeLabel { r#type: kind.label() };
         self.requests.get_or_create(&label).inc();
-        if hit { &self.hits } else { &self.misses }
-            .get_or_create(&label)
-            .inc();
+        if hit { &self.hits } else { &self.misses }.get_or_create(&label).inc();
         self.pushed.get_or_create(&label).inc_by(bytes);
-        self.outcomes
-            .get_or_create(&OutcomeLabels {
-                r#type: label.r#type,
-                outcome,
-            })
-            .inc();
+        self.outcomes.get_or_create(&OutcomeLabels { r#type: label.r#type, outcome }).inc();
     }
 
     /// A request was answered.
     pub fn answered(&self, handler: &'static str, method: &'static str, code: u16, took: Duration) {
-        self.http
-            .get_or_create(&HttpLabels {
-                code,
-                handler,
-                method,
-            })
-            .inc();
-        self.durations
-            .get_or_create(&HandlerLabels { handler, method })
-            .observe(took.as_secs_f64());
+        self.http.get_or_create(&HttpLabels { code, handler, method }).inc();
+        self.durations.get_or_create(&HandlerLabels { handler, method }).observe(took.as_secs_f64());
     }
 
     /// Client connections opened and not yet closed.
@@ -291,24 +230,15 @@ mod tests {
 
     #[track_caller]
     fn check(exposition: &str, line: &str) {
-        assert!(
-            exposition.lines().any(|found| found == line),
-            "no {line} in\n{exposition}"
-        );
+        assert!(exposition.lines().any(|found| found == line), "no {line} in\n{exposition}");
     }
 
     #[test]
     fn the_names_of_registry_are_there_from_the_start() {
         let exposition = Metrics::default().expose(Snapshot::default());
         for name in ["requests", "hits", "misses", "pulled_bytes", "pushed_bytes"] {
-            check(
-                &exposition,
-                &format!("registry_proxy_{name}_total{{type=\"blob\"}} 0"),
-            );
-            check(
-                &exposition,
-                &format!("registry_proxy_{name}_total{{type=\"manifest\"}} 0"),
-            );
+            check(&exposition, &format!("registry_proxy_{name}_total{{type=\"blob\"}} 0"));
+            check(&exposition, &format!("registry_proxy_{name}_total{{type=\"manifest\"}} 0"));
         }
     }
 
@@ -317,22 +247,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.content(Kind::Blob, "hit", true, 7);
         metrics.answered("blob", "GET", 200, Duration::from_millis(3));
-        let exposition = metrics.expose(Snapshot {
-            fills: 2,
-            allowance: Some((100, 76)),
-            lost: 0,
-            unhealthy: 1,
-        });
+        let exposition =
+            metrics.expose(Snapshot { fills: 2, allowance: Some((100, 76)), lost: 0, unhealthy: 1 });
         check(&exposition, "registry_proxy_hits_total{type=\"blob\"} 1");
         check(&exposition, "registry_proxy_pushed_bytes_total{type=\"blob\"} 7");
-        check(
-            &exposition,
-            "tidegate_answers_total{type=\"blob\",outcome=\"hit\"} 1",
-        );
-        check(
-            &exposition,
-            "registry_http_requests_total{code=\"200\",handler=\"blob\",method=\"GET\"} 1",
-        );
+        check(&exposition, "tidegate_answers_total{type=\"blob\",outcome=\"hit\"} 1");
+        check(&exposition, "registry_http_requests_total{code=\"200\",handler=\"blob\",method=\"GET\"} 1");
         check(&exposition, "tidegate_fills 2");
         check(&exposition, "tidegate_upstream_ratelimit_remaining 76");
     }

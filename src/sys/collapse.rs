@@ -27,9 +27,7 @@ pub struct Ticket<V> {
 
 impl<K, V> Default for Collapse<K, V> {
     fn default() -> Self {
-        Self {
-            running: Arc::default(),
-        }
+        Self { running: Arc::default() }
     }
 }
 
@@ -45,17 +43,11 @@ where
     {
         let mut running = lock(&self.running);
         if let Some(result) = running.get(&key) {
-            return Ticket {
-                result: result.clone(),
-                joined: true,
-            };
+            return Ticket { result: result.clone(), joined: true };
         }
         let (sender, result) = watch::channel(None);
         running.insert(key.clone(), result.clone());
-        let entry = Entry {
-            key,
-            running: Arc::clone(&self.running),
-        };
+        let entry = Entry { key, running: Arc::clone(&self.running) };
         let work = work();
         tokio::spawn(async move {
             let value = work.await;
@@ -63,21 +55,14 @@ where
             drop(entry);
             sender.send_replace(Some(value));
         });
-        Ticket {
-            result,
-            joined: false,
-        }
+        Ticket { result, joined: false }
     }
 }
 
 impl<V: Clone> Ticket<V> {
     /// The result, or `None` if the work panicked.
     pub async fn wait(&mut self) -> Option<V> {
-        self.result
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|value| value.clone())
+        self.result.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
     }
 }
 
@@ -130,10 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_told_to_all_and_leaves_no_entry() {
         let collapse: Collapse<&str, ()> = Collapse::default();
-        assert_eq!(
-            collapse.join("a", || async { panic!("on purpose") }).wait().await,
-            None
-        );
+        assert_eq!(collapse.join("a", || async { panic!("on purpose") }).wait().await, None);
         assert!(!collapse.join("a", || async {}).joined);
     }
 }

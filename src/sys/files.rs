@@ -34,26 +34,14 @@ pub fn open_regular(path: &Path) -> io::Result<Option<File>> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    Ok(if file.metadata()?.is_file() {
-        Some(file)
-    } else {
-        None
-    })
+    Ok(if file.metadata()?.is_file() { Some(file) } else { None })
 }
 
 /// The identity of an open file.
 pub fn identity(file: &File) -> io::Result<Identity> {
     let metadata = file.metadata()?;
-    let ctime_ns = metadata
-        .ctime()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(metadata.ctime_nsec());
-    Ok(Identity {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.len(),
-        ctime_ns,
-    })
+    let ctime_ns = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+    Ok(Identity { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), ctime_ns })
 }
 
 /// Reads up to `length` bytes from a place, fewer only at the end of the file.
@@ -132,10 +120,7 @@ pub fn unmappable(path: &Path) -> io::Result<Option<&'static str>> {
 /// Bytes in all and bytes free for this process on the file system of a path.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let status = fs::statvfs(path)?;
-    Ok((
-        status.f_blocks.saturating_mul(status.f_frsize),
-        status.f_bavail.saturating_mul(status.f_frsize),
-    ))
+    Ok((status.f_blocks.saturating_mul(status.f_frsize), status.f_bavail.saturating_mul(status.f_frsize)))
 }
 
 /// The user of this process.
@@ -183,10 +168,7 @@ mod tests {
         assert_eq!(read_at(file.as_file(), 10, 1).unwrap(), "");
         let mut buffer = [0; 4];
         // Just written, so in the page cache, unless the file system can't tell.
-        assert!(matches!(
-            read_now(file.as_file(), 0, &mut buffer).unwrap(),
-            Some(4) | None
-        ));
+        assert!(matches!(read_now(file.as_file(), 0, &mut buffer).unwrap(), Some(4) | None));
     }
 
     #[test]

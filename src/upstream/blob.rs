@@ -57,20 +57,12 @@ impl Transfer {
             StatusCode::PARTIAL_CONTENT => match content_range(answer.headers()) {
                 Some((start, total)) if start == from => (start, total),
                 _ => {
-                    return Err(FetchError::Malformed {
-                        host,
-                        what: "another range than was asked for",
-                    });
+                    return Err(FetchError::Malformed { host, what: "another range than was asked for" });
                 }
             },
             _ => (0, length(answer.headers())),
         };
-        Ok(Self {
-            answer,
-            host,
-            start,
-            total,
-        })
+        Ok(Self { answer, host, start, total })
     }
 
     /// Where the first byte lies in the blob.
@@ -92,14 +84,8 @@ impl Transfer {
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         match tokio::time::timeout(STALL_WAIT, self.answer.chunk()).await {
             Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(_)) => Err(FetchError::Cut {
-                host: self.host.clone(),
-            }),
-            Err(_) => Err(FetchError::Timeout {
-                host: self.host.clone(),
-                what: "byte",
-                limit: STALL_WAIT,
-            }),
+            Ok(Err(_)) => Err(FetchError::Cut { host: self.host.clone() }),
+            Err(_) => Err(FetchError::Timeout { host: self.host.clone(), what: "byte", limit: STALL_WAIT }),
         }
     }
 }

@@ -48,9 +48,7 @@ mod tests {
         headers.insert("ratelimit-remaining", remaining.parse().unwrap());
         let budget = Budget::default();
         budget.note(&headers);
-        let last = budget
-            .last()
-            .map(|allowance| (allowance.limit, allowance.remaining));
+        let last = budget.last().map(|allowance| (allowance.limit, allowance.remaining));
         assert_eq!(last, expected, "{limit} {remaining}");
     }
 

@@ -24,14 +24,9 @@ const PARAMETERS_MAX: usize = 16;
 
 /// Finds the best challenge in the lines of a header: a bearer token before a password.
 pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
-    let found: Vec<_> = lines
-        .into_iter()
-        .filter(|line| line.len() <= VALUE_CHARACTERS_MAX)
-        .flat_map(challenges)
-        .collect();
-    let bearer = found
-        .iter()
-        .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    let found: Vec<_> =
+        lines.into_iter().filter(|line| line.len() <= VALUE_CHARACTERS_MAX).flat_map(challenges).collect();
+    let bearer = found.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     bearer.or(found.first()).cloned()
 }
 
@@ -52,12 +47,8 @@ fn challenges(line: &str) -> Vec<Challenge> {
 }
 
 fn challenge(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge> {
-    let named = |wanted: &str| {
-        parameters
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map(|(_, value)| value.clone())
-    };
+    let named =
+        |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
     match scheme.to_ascii_lowercase().as_str() {
         "bearer" => Some(Challenge::Bearer {
             realm: named("realm")?,
@@ -119,11 +110,7 @@ mod tests {
 
     fn bearer(realm: &str, service: Option<&str>, error: Option<&str>) -> Challenge {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Challenge::Bearer {
-            realm: realm.into(),
-            service: owned(service),
-            error: owned(error),
-        }
+        Challenge::Bearer { realm: realm.into(), service: owned(service), error: owned(error) }
     }
 
     #[track_caller]
@@ -146,14 +133,8 @@ mod tests {
 
     #[test]
     fn other_spellings() {
-        check(
-            &["bearer REALM=https://a/t , service = x"],
-            Some(bearer("https://a/t", Some("x"), None)),
-        );
-        check(
-            &[r#"Bearer realm="a\"b\\c, d""#],
-            Some(bearer("a\"b\\c, d", None, None)),
-        );
+        check(&["bearer REALM=https://a/t , service = x"], Some(bearer("https://a/t", Some("x"), None)));
+        check(&[r#"Bearer realm="a\"b\\c, d""#], Some(bearer("a\"b\\c, d", None, None)));
         check(&[r#"Basic realm="x""#], Some(Challenge::Basic));
         check(&["Basic"], Some(Challenge::Basic));
     }
@@ -167,15 +148,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_challenge() {
-        for line in [
-            "",
-            ",,,",
-            "=",
-            "Negotiate abc==",
-            "Bearer",
-            r#"Bearer service="x""#,
-            r#"Bearer realm"#,
-        ] {
+        for line in ["", ",,,", "=", "Negotiate abc==", "Bearer", r#"Bearer service="x""#, r#"Bearer realm"#]
+        {
             check(&[line], None);
         }
         check(&[&format!("Bearer realm=\"{}\"", "x".repeat(9000))], None);

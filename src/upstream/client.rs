@@ -26,11 +26,8 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const ANSWER_WAIT: Duration = Duration::from_secs(9);
 
 /// Waits between the tries of a question, before jitter.
-const RETRY_WAITS: [Duration; 3] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(900),
-];
+const RETRY_WAITS: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 
 /// Most redirects of one question.
 const HOPS_MAX: usize = 5;
@@ -76,12 +73,7 @@ pub struct Ask {
 impl Ask {
     /// A question with no headers of its own.
     pub fn new(method: Method, path: String, scope: Scope) -> Self {
-        Self {
-            method,
-            path,
-            scope,
-            headers: HeaderMap::new(),
-        }
+        Self { method, path, scope, headers: HeaderMap::new() }
     }
 
     /// Adds a header; a value that is none is left out.
@@ -115,16 +107,10 @@ impl Client {
         let learned = Learned::of(&setup.url);
         let host = shown(&setup.url);
         let listed: Vec<_> = setup.realms.iter().chain(&setup.redirects).cloned().collect();
-        let recording = Recording {
-            learned: learned.clone(),
-            host: setup.url.host_str().unwrap_or_default().to_owned(),
-        };
+        let recording =
+            Recording { learned: learned.clone(), host: setup.url.host_str().unwrap_or_default().to_owned() };
         let names = listed.iter().map(|entry| bare_name(entry)).collect();
-        let guarded = Guarded {
-            learned: learned.clone(),
-            listed: names,
-            proxies: setup.proxy_hosts.clone(),
-        };
+        let guarded = Guarded { learned: learned.clone(), listed: names, proxies: setup.proxy_hosts.clone() };
         let own = build(setup, |builder| builder.dns_resolver(Arc::new(recording)))?;
         let foreign = build(setup, |builder| builder.dns_resolver(Arc::new(guarded)))?;
         let (account, realms) = (setup.account.clone(), setup.realms.clone());
@@ -160,21 +146,13 @@ impl Client {
 
     /// Whether the upstream answers `/v2/`, and takes the account.
     pub async fn ping(&self) -> Result<(), FetchError> {
-        self.ask(&Ask::new(Method::GET, "/v2/".to_owned(), None))
-            .await
-            .map(drop)
+        self.ask(&Ask::new(Method::GET, "/v2/".to_owned(), None)).await.map(drop)
     }
 
     /// Asks, with all tries there are, and gives an answer with a status of success.
     pub async fn ask(&self, ask: &Ask) -> Result<Response, FetchError> {
-        let limit = FetchError::Timeout {
-            host: self.host.clone(),
-            what: "answer",
-            limit: ANSWER_WAIT,
-        };
-        tokio::time::timeout(ANSWER_WAIT, self.persist(ask))
-            .await
-            .unwrap_or(Err(limit))
+        let limit = FetchError::Timeout { host: self.host.clone(), what: "answer", limit: ANSWER_WAIT };
+        tokio::time::timeout(ANSWER_WAIT, self.persist(ask)).await.unwrap_or(Err(limit))
     }
 
     async fn persist(&self, ask: &Ask) -> Result<Response, FetchError> {
@@ -221,32 +199,24 @@ impl Client {
             };
             let (tokens, foreign, scope) = (Arc::clone(&self.tokens), self.foreign.clone(), scope.clone());
             let key = (request.login, scope.clone());
-            let mut fetch = self.fetches.join(key, || async move {
-                fetch_token(&foreign, &tokens, &request, &scope).await
-            });
+            let mut fetch = self
+                .fetches
+                .join(key, || async move { fetch_token(&foreign, &tokens, &request, &scope).await });
             match fetch.wait().await {
                 Some(Ok(ticket)) => return Ok((Some(ticket), true)),
                 Some(Err(FetchError::LoginRefused { .. })) => {}
                 Some(Err(error)) => return Err(error),
                 None => {
-                    return Err(FetchError::Malformed {
-                        host: self.host.clone(),
-                        what: "no token",
-                    });
+                    return Err(FetchError::Malformed { host: self.host.clone(), what: "no token" });
                 }
             }
         }
-        Err(FetchError::LoginRefused {
-            host: self.host.clone(),
-        })
+        Err(FetchError::LoginRefused { host: self.host.clone() })
     }
 
     /// Sends a request, and goes where it is sent, by hand: the token stays behind.
     async fn follow(&self, ask: &Ask, ticket: Option<&Ticket>) -> Result<Response, FetchError> {
-        let mut url = self
-            .url
-            .join(&ask.path)
-            .map_err(|_| self.malformed("a path that is none"))?;
+        let mut url = self.url.join(&ask.path).map_err(|_| self.malformed("a path that is none"))?;
         let mut headers = ask.headers.clone();
         ticket.map(|ticket| headers.insert(header::AUTHORIZATION, ticket.header.clone()));
         let mut answer = send(&self.own, ask.method.clone(), &url, headers).await?;
@@ -296,14 +266,10 @@ impl Client {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if own => Err(self.denied()),
             StatusCode::NOT_FOUND if own => Err(FetchError::NotFound { host }),
-            StatusCode::TOO_MANY_REQUESTS => Err(FetchError::RateLimited {
-                host,
-                retry_after: retry_after(answer.headers()),
-            }),
-            status => Err(FetchError::Status {
-                host,
-                status: status.as_u16(),
-            }),
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
+            }
+            status => Err(FetchError::Status { host, status: status.as_u16() }),
         }
     }
 
@@ -317,19 +283,12 @@ impl Client {
     }
 
     fn malformed(&self, what: &'static str) -> FetchError {
-        FetchError::Malformed {
-            host: self.host.clone(),
-            what,
-        }
+        FetchError::Malformed { host: self.host.clone(), what }
     }
 
     fn forbidden(&self, from: &Url, location: &str, rule: &'static str) -> FetchError {
         let target = from.join(location).map(|url| shown(&url)).unwrap_or_default();
-        FetchError::ForbiddenRedirect {
-            host: shown(from),
-            target,
-            rule,
-        }
+        FetchError::ForbiddenRedirect { host: shown(from), target, rule }
     }
 }
 
@@ -354,14 +313,10 @@ async fn fetch_token(
             Err(FetchError::LoginRefused { host })
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Denied { host }),
-        StatusCode::TOO_MANY_REQUESTS => Err(FetchError::RateLimited {
-            host,
-            retry_after: retry_after(answer.headers()),
-        }),
-        status => Err(FetchError::Status {
-            host,
-            status: status.as_u16(),
-        }),
+        StatusCode::TOO_MANY_REQUESTS => {
+            Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
+        }
+        status => Err(FetchError::Status { host, status: status.as_u16() }),
     }
 }
 
@@ -384,9 +339,7 @@ fn build(
         // Nothing here needs TLS; a machine without any CA is no reason not to start.
         builder = builder.tls_certs_only([]);
     }
-    resolver(builder)
-        .build()
-        .map_err(|error| SetupError::Tls(innermost(&error)))
+    resolver(builder).build().map_err(|error| SetupError::Tls(innermost(&error)))
 }
 
 /// Whether the system has any CA.
@@ -395,17 +348,10 @@ fn has_roots() -> bool {
 }
 
 fn authorities(path: &std::path::Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
-    let wrong = |reason: String| SetupError::Cafile {
-        path: path.display().to_string(),
-        reason,
-    };
+    let wrong = |reason: String| SetupError::Cafile { path: path.display().to_string(), reason };
     let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(innermost(&error)))?;
-    if found.is_empty() {
-        Err(wrong("there is no certificate in it".to_owned()))
-    } else {
-        Ok(found)
-    }
+    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
 }
 
 /// Sends one request. Errors name the host, never the URL: it may be signed.
@@ -415,10 +361,8 @@ async fn send(
     url: &Url,
     headers: HeaderMap,
 ) -> Result<Response, FetchError> {
-    let request = client
-        .request(method, url.clone())
-        .headers(headers)
-        .header(header::ACCEPT_ENCODING, "identity");
+    let request =
+        client.request(method, url.clone()).headers(headers).header(header::ACCEPT_ENCODING, "identity");
     request.send().await.map_err(|error| {
         let host = shown(url);
         if error.is_timeout() {
@@ -427,28 +371,17 @@ async fn send(
                 reason: format!("no connection within {CONNECT_WAIT:?}"),
             };
         }
-        FetchError::Unreachable {
-            host,
-            reason: innermost(&error.without_url()),
-        }
+        FetchError::Unreachable { host, reason: innermost(&error.without_url()) }
     })
 }
 
 /// Reads a small body whole.
 pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchError> {
     let host = shown(answer.url());
-    let limit = FetchError::Timeout {
-        host: host.clone(),
-        what: "whole document",
-        limit: DOCUMENT_WAIT,
-    };
+    let limit = FetchError::Timeout { host: host.clone(), what: "whole document", limit: DOCUMENT_WAIT };
     let all = async {
         let mut body = Vec::new();
-        while let Some(piece) = answer
-            .chunk()
-            .await
-            .map_err(|_| FetchError::Cut { host: host.clone() })?
-        {
+        while let Some(piece) = answer.chunk().await.map_err(|_| FetchError::Cut { host: host.clone() })? {
             if body.len() + piece.len() > most {
                 return Err(FetchError::TooLarge { host: host.clone() });
             }
@@ -456,18 +389,14 @@ pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchErr
         }
         Ok(body)
     };
-    tokio::time::timeout(DOCUMENT_WAIT, all)
-        .await
-        .unwrap_or(Err(limit))
+    tokio::time::timeout(DOCUMENT_WAIT, all).await.unwrap_or(Err(limit))
 }
 
 /// The challenge of a 401.
 fn wanted(answer: &Response) -> Option<challenge::Challenge> {
     let lines = answer.headers().get_all(header::WWW_AUTHENTICATE);
     let lines = lines.iter().filter_map(|line| line.to_str().ok());
-    (answer.status() == StatusCode::UNAUTHORIZED)
-        .then(|| challenge::parse(lines))
-        .flatten()
+    (answer.status() == StatusCode::UNAUTHORIZED).then(|| challenge::parse(lines)).flatten()
 }
 
 fn redirection(answer: &Response) -> Option<String> {
@@ -502,16 +431,12 @@ fn jitter(wait: Duration) -> Duration {
 /// Host and, if it is not the scheme's own, port.
 pub fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The name in a listed host, which may have a scheme and a port.
 fn bare_name(entry: &str) -> String {
-    let bare = entry
-        .split_once("://")
-        .map_or(entry, |(_, rest)| rest)
-        .trim_end_matches('/');
+    let bare = entry.split_once("://").map_or(entry, |(_, rest)| rest).trim_end_matches('/');
     bare.rsplit_once(':').map_or(bare, |(name, _)| name).to_owned()
 }
 
@@ -538,21 +463,13 @@ mod tests {
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("0"), Some(Duration::from_secs(1)));
         assert_eq!(read("99999999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(
-            read("Wed, 21 Oct 2015 07:28:00 GMT"),
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(1)));
         assert_eq!(read("soon"), None);
     }
 
     #[test]
     fn listed_hosts_are_read_in_every_spelling() {
-        for entry in [
-            "cdn.example",
-            "https://cdn.example/",
-            "cdn.example:8443",
-            "http://cdn.example:80",
-        ] {
+        for entry in ["cdn.example", "https://cdn.example/", "cdn.example:8443", "http://cdn.example:80"] {
             assert_eq!(bare_name(entry), "cdn.example");
         }
     }

@@ -43,25 +43,14 @@ impl Upstream {
         n.map(|n| query.append_pair("n", &n.to_string()));
         last.map(|last| query.append_pair("last", last));
         let path = with_query(format!("/v2/{name}/tags/list"), &query.finish());
-        let answer = self
-            .client
-            .ask(&Ask::new(Method::GET, path, Some(name.clone())))
-            .await?;
+        let answer = self.client.ask(&Ask::new(Method::GET, path, Some(name.clone()))).await?;
         let host = shown(answer.url());
-        let link = answer
-            .headers()
-            .get(header::LINK)
-            .and_then(|link| link.to_str().ok());
+        let link = answer.headers().get(header::LINK).and_then(|link| link.to_str().ok());
         let more = link.is_some_and(|link| link.contains("rel=\"next\"") || link.contains("rel=next"));
         let body = read(answer, LIST_BYTES_MAX).await?;
-        let list: Tags = serde_json::from_slice(&body).map_err(|_| FetchError::Malformed {
-            host,
-            what: "a list of tags that is none",
-        })?;
-        Ok(TagList {
-            tags: list.tags.unwrap_or_default(),
-            more,
-        })
+        let list: Tags = serde_json::from_slice(&body)
+            .map_err(|_| FetchError::Malformed { host, what: "a list of tags that is none" })?;
+        Ok(TagList { tags: list.tags.unwrap_or_default(), more })
     }
 
     /// The referrers of a manifest; `None` from an upstream without such lists.
@@ -77,31 +66,19 @@ impl Upstream {
         let ask = Ask::new(Method::GET, path, Some(name.clone())).with(header::ACCEPT, media_type::OCI_INDEX);
         let answer = match self.client.ask(&ask).await {
             Ok(answer) => answer,
-            Err(
-                FetchError::NotFound { .. }
-                | FetchError::Status {
-                    status: 400..=499, ..
-                },
-            ) => return Ok(None),
+            Err(FetchError::NotFound { .. } | FetchError::Status { status: 400..=499, .. }) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let host = shown(answer.url());
-        let applied = answer
-            .headers()
-            .get("oci-filters-applied")
-            .and_then(|value| value.to_str().ok());
+        let applied = answer.headers().get("oci-filters-applied").and_then(|value| value.to_str().ok());
         let filtered =
             applied.is_some_and(|value| value.split(',').any(|filter| filter.trim() == "artifactType"));
         let bytes = read(answer, MANIFEST_BYTES_MAX).await?;
         let index: Result<Index, _> = serde_json::from_slice(&bytes);
-        index.map_err(|_| FetchError::Malformed {
-            host,
-            what: "a list of referrers that is none",
-        })?;
-        Ok(Some(Referrers {
-            bytes: Bytes::from(bytes),
-            filtered,
-        }))
+        index.map_err(|_| FetchError::Malformed { host, what: "a list of referrers that is none" })?;
+        Ok(Some(Referrers { bytes: Bytes::from(bytes), filtered }))
     }
 }
 
@@ -117,9 +94,5 @@ struct Index {
 }
 
 fn with_query(path: String, query: &str) -> String {
-    if query.is_empty() {
-        path
-    } else {
-        format!("{path}?{query}")
-    }
+    if query.is_empty() { path } else { format!("{path}?{query}") }
 }

@@ -43,11 +43,9 @@ impl Upstream {
                 media_type: named_type(answer.headers()),
                 size: length(answer.headers()),
             }),
-            Err(FetchError::Status { status: 405, .. }) => Ok(ManifestHead {
-                digest: None,
-                media_type: None,
-                size: None,
-            }),
+            Err(FetchError::Status { status: 405, .. }) => {
+                Ok(ManifestHead { digest: None, media_type: None, size: None })
+            }
             Err(error) => Err(error),
         }
     }
@@ -65,34 +63,18 @@ impl Upstream {
         for asked in reference.digest().copied().iter().chain(&named) {
             let got = Digest::of(asked.algorithm(), &bytes);
             if got != *asked {
-                return Err(FetchError::WrongDigest {
-                    host,
-                    asked: Box::new(*asked),
-                    got: Box::new(got),
-                });
+                return Err(FetchError::WrongDigest { host, asked: Box::new(*asked), got: Box::new(got) });
             }
         }
-        let digest = reference
-            .digest()
-            .copied()
-            .or(named)
-            .unwrap_or_else(|| Digest::sha256(&bytes));
-        Ok(FetchedManifest {
-            bytes,
-            media_type,
-            digest,
-        })
+        let digest = reference.digest().copied().or(named).unwrap_or_else(|| Digest::sha256(&bytes));
+        Ok(FetchedManifest { bytes, media_type, digest })
     }
 }
 
 fn ask(method: Method, name: &RepositoryName, reference: &Reference) -> Ask {
     let accept = media_type::MODERN.join(", ");
-    Ask::new(
-        method,
-        format!("/v2/{name}/manifests/{reference}"),
-        Some(name.clone()),
-    )
-    .with(header::ACCEPT, &accept)
+    Ask::new(method, format!("/v2/{name}/manifests/{reference}"), Some(name.clone()))
+        .with(header::ACCEPT, &accept)
 }
 
 fn named_digest(headers: &HeaderMap) -> Option<Digest> {

@@ -124,10 +124,7 @@ pub fn is_listed(listed: &[String], target: &Url) -> bool {
         return false;
     };
     listed.iter().any(|entry| {
-        let bare = entry
-            .strip_prefix("https://")
-            .or_else(|| entry.strip_prefix("http://"))
-            .unwrap_or(entry);
+        let bare = entry.strip_prefix("https://").or_else(|| entry.strip_prefix("http://")).unwrap_or(entry);
         let bare = bare.trim_end_matches('/');
         bare.eq_ignore_ascii_case(host)
             || port.is_some_and(|port| bare.eq_ignore_ascii_case(&format!("{host}:{port}")))
@@ -137,9 +134,7 @@ pub fn is_listed(listed: &[String], target: &Url) -> bool {
 /// Reads a token realm; `None` if it gets nothing from us. It must be as secure as the upstream, and the same host, one
 /// of the same registrable domain, or listed.
 pub fn realm(upstream: &Url, text: &str, listed: &[String]) -> Option<Url> {
-    let realm = Url::parse(text)
-        .ok()
-        .filter(|_| text.len() <= URL_CHARACTERS_MAX)?;
+    let realm = Url::parse(text).ok().filter(|_| text.len() <= URL_CHARACTERS_MAX)?;
     let secure = realm.scheme() == "https" || (realm.scheme() == "http" && upstream.scheme() == "http");
     let plain = realm.username().is_empty() && realm.password().is_none();
     let related = same_owner(upstream, &realm) || is_listed(listed, &realm);

@@ -69,11 +69,7 @@ pub struct Guarded {
 
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
-        let is_in = |names: &[String]| {
-            names
-                .iter()
-                .any(|listed| listed.eq_ignore_ascii_case(name.as_str()))
-        };
+        let is_in = |names: &[String]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str()));
         let (proxy, listed) = (is_in(&self.proxies), is_in(&self.listed));
         let networks = self.learned.networks();
         Box::pin(async move {
@@ -104,11 +100,7 @@ mod tests {
     async fn guarded(learned: &str, listed: &[&str], proxies: &[&str]) -> bool {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let learned = Learned::of(&learned.parse().unwrap());
-        let guarded = Guarded {
-            learned,
-            listed: owned(listed),
-            proxies: owned(proxies),
-        };
+        let guarded = Guarded { learned, listed: owned(listed), proxies: owned(proxies) };
         guarded.resolve("localhost".parse().unwrap()).await.is_ok()
     }
 
@@ -124,10 +116,7 @@ mod tests {
     #[tokio::test]
     async fn the_networks_of_an_upstream_are_learned_when_it_is_resolved() {
         let learned = Learned::default();
-        let recording = Recording {
-            learned: learned.clone(),
-            host: "localhost".into(),
-        };
+        let recording = Recording { learned: learned.clone(), host: "localhost".into() };
         assert!(!learned.networks().loopback);
         let _ = recording.resolve("localhost".parse().unwrap()).await.unwrap();
         assert!(learned.networks().loopback);

@@ -113,14 +113,7 @@ impl Tokens {
         realms: Vec<String>,
     ) -> Self {
         let state = Mutex::default();
-        Self {
-            upstream: upstream.clone(),
-            host: host.to_owned(),
-            account,
-            fallback,
-            realms,
-            state,
-        }
+        Self { upstream: upstream.clone(), host: host.to_owned(), account, fallback, realms, state }
     }
 
     /// What a request in a scope needs, by what is known.
@@ -132,15 +125,10 @@ impl Tokens {
             None => Ok(Next::Go(None)),
             Some(Challenge::Basic) => Ok(Next::Go(self.basic(login))),
             Some(Challenge::Bearer { realm, service, .. }) => {
-                if let Some(kept) = state
-                    .kept
-                    .get(&(login, scope.clone()))
-                    .filter(|kept| kept.until > now)
-                {
+                if let Some(kept) = state.kept.get(&(login, scope.clone())).filter(|kept| kept.until > now) {
                     return Ok(Next::Go(Some(kept.ticket.clone())));
                 }
-                self.request(realm, service.as_deref(), scope, login)
-                    .map(Next::Fetch)
+                self.request(realm, service.as_deref(), scope, login).map(Next::Fetch)
             }
         }
     }
@@ -150,15 +138,11 @@ impl Tokens {
         if self.account.is_none() {
             return Ok(Login::Anonymous);
         }
-        let refused = state
-            .refused_at
-            .is_some_and(|at| now.saturating_duration_since(at) < REFUSAL);
+        let refused = state.refused_at.is_some_and(|at| now.saturating_duration_since(at) < REFUSAL);
         match (refused, self.fallback) {
             (false, _) => Ok(Login::Account),
             (true, true) => Ok(Login::Anonymous),
-            (true, false) => Err(FetchError::LoginRefused {
-                host: self.host.clone(),
-            }),
+            (true, false) => Err(FetchError::LoginRefused { host: self.host.clone() }),
         }
     }
 
@@ -170,49 +154,31 @@ impl Tokens {
         login: Login,
     ) -> Result<TokenRequest, FetchError> {
         let Some(mut url) = policy::realm(&self.upstream, realm, &self.realms) else {
-            let realm = Url::parse(realm)
-                .ok()
-                .and_then(|url| url.host_str().map(str::to_owned))
-                .unwrap_or_default();
-            return Err(FetchError::ForbiddenRealm {
-                host: self.host.clone(),
-                realm,
-            });
+            let realm =
+                Url::parse(realm).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+            return Err(FetchError::ForbiddenRealm { host: self.host.clone(), realm });
         };
         let account = self.account.clone().filter(|_| login == Login::Account);
         {
             let mut query = url.query_pairs_mut();
             service.map(|service| query.append_pair("service", service));
-            scope
-                .as_ref()
-                .map(|name| query.append_pair("scope", &format!("repository:{name}:pull")));
-            account
-                .as_ref()
-                .map(|account| query.append_pair("account", &account.username));
+            scope.as_ref().map(|name| query.append_pair("scope", &format!("repository:{name}:pull")));
+            account.as_ref().map(|account| query.append_pair("account", &account.username));
         }
         Ok(TokenRequest { url, login, account })
     }
 
     fn basic(&self, login: Login) -> Option<Ticket> {
         let account = self.account.as_ref().filter(|_| login == Login::Account)?;
-        Some(Ticket {
-            header: basic_header(account)?,
-            login,
-        })
+        Some(Ticket { header: basic_header(account)?, login })
     }
 
     /// Keeps what a token server gave.
     pub fn keep(&self, scope: &Scope, login: Login, document: &[u8]) -> Result<Ticket, FetchError> {
-        let malformed = |what| FetchError::Malformed {
-            host: self.host.clone(),
-            what,
-        };
+        let malformed = |what| FetchError::Malformed { host: self.host.clone(), what };
         let document: Document =
             serde_json::from_slice(document).map_err(|_| malformed("a token answer that is no JSON"))?;
-        let token = document
-            .token
-            .or(document.access_token)
-            .filter(|token| !token.is_empty());
+        let token = document.token.or(document.access_token).filter(|token| !token.is_empty());
         let token = token.ok_or_else(|| malformed("a token answer without a token"))?;
         let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| malformed("a token that is none"))?;
@@ -222,13 +188,7 @@ impl Tokens {
         let mut state = lock(&self.state);
         make_room(&mut state.kept, now);
         let until = now + usable(document.expires_in);
-        state.kept.insert(
-            (login, scope.clone()),
-            Kept {
-                ticket: ticket.clone(),
-                until,
-            },
-        );
+        state.kept.insert((login, scope.clone()), Kept { ticket: ticket.clone(), until });
         if login == Login::Account {
             state.refused_at = None;
             state.accepted = true;
@@ -241,10 +201,7 @@ impl Tokens {
         let mut state = lock(&self.state);
         state.challenge = Some(challenge);
         if let Some(used) = used
-            && state
-                .kept
-                .get(&(used.login, scope.clone()))
-                .is_some_and(|kept| kept.ticket == *used)
+            && state.kept.get(&(used.login, scope.clone())).is_some_and(|kept| kept.ticket == *used)
         {
             state.kept.remove(&(used.login, scope.clone()));
         }
@@ -255,15 +212,9 @@ impl Tokens {
         let mut state = lock(&self.state);
         state.accepted = false;
         if state.refused_at.replace(clock::monotonic()).is_none() {
-            let goes_on = if self.fallback {
-                "requests go on anonymously"
-            } else {
-                "nothing new can be fetched"
-            };
-            tracing::error!(
-                host = self.host,
-                "the upstream refused the account of this mirror; {goes_on}"
-            );
+            let goes_on =
+                if self.fallback { "requests go on anonymously" } else { "nothing new can be fetched" };
+            tracing::error!(host = self.host, "the upstream refused the account of this mirror; {goes_on}");
         }
         self.fallback
     }
@@ -271,9 +222,8 @@ impl Tokens {
     /// What is known of the account.
     pub fn account_state(&self) -> AccountState {
         let state = lock(&self.state);
-        let refused = state
-            .refused_at
-            .is_some_and(|at| clock::monotonic().saturating_duration_since(at) < REFUSAL);
+        let refused =
+            state.refused_at.is_some_and(|at| clock::monotonic().saturating_duration_since(at) < REFUSAL);
         match (&self.account, refused, state.accepted) {
             (None, ..) => AccountState::Anonymous,
             (_, true, _) => AccountState::Refused,
@@ -303,9 +253,8 @@ struct Document {
 fn usable(expires_in: serde_json::Value) -> Duration {
     let seconds = expires_in.as_f64().filter(|seconds| *seconds > 0.0);
     let lifetime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let lifetime = lifetime
-        .unwrap_or(if seconds.is_some() { LIFETIME_MAX } else { LIFETIME })
-        .min(LIFETIME_MAX);
+    let lifetime =
+        lifetime.unwrap_or(if seconds.is_some() { LIFETIME_MAX } else { LIFETIME }).min(LIFETIME_MAX);
     lifetime.saturating_sub((lifetime / 10).min(Duration::from_secs(30)))
 }
 

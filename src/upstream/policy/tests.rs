@@ -9,15 +9,8 @@ fn url(text: &str) -> Url {
 
 #[track_caller]
 fn check_realm(upstream: &str, text: &str, allowed: bool) {
-    let listed = [
-        "https://tokens.example.net".to_owned(),
-        "sso.example.org:8443".to_owned(),
-    ];
-    assert_eq!(
-        realm(&url(upstream), text, &listed).is_some(),
-        allowed,
-        "{upstream} → {text}"
-    );
+    let listed = ["https://tokens.example.net".to_owned(), "sso.example.org:8443".to_owned()];
+    assert_eq!(realm(&url(upstream), text, &listed).is_some(), allowed, "{upstream} → {text}");
 }
 
 #[test]
@@ -50,11 +43,7 @@ fn any_other_realm_gets_nothing() {
     check_realm("https://a.github.io", "https://b.github.io/token", false);
     check_realm("https://a.co.uk", "https://b.co.uk/token", false);
     check_realm("https://registry.corp", "https://other.corp/token", false);
-    check_realm(
-        HUB,
-        &format!("https://auth.docker.io/{}", "x".repeat(100_000)),
-        false,
-    );
+    check_realm(HUB, &format!("https://auth.docker.io/{}", "x".repeat(100_000)), false);
 }
 
 #[test]
@@ -63,28 +52,15 @@ fn addresses_are_told_apart() {
     for text in ["8.8.8.8", "2606:4700::1", "172.32.0.1"] {
         check(text, Network::Public);
     }
-    for text in [
-        "10.1.2.3",
-        "192.168.0.1",
-        "172.16.0.1",
-        "100.64.0.1",
-        "fd00::1",
-        "::ffff:10.0.0.1",
-    ] {
+    for text in ["10.1.2.3", "192.168.0.1", "172.16.0.1", "100.64.0.1", "fd00::1", "::ffff:10.0.0.1"] {
         check(text, Network::Private);
     }
     for text in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
         check(text, Network::Loopback);
     }
-    for text in [
-        "169.254.169.254",
-        "fe80::1",
-        "0.0.0.0",
-        "::",
-        "224.0.0.1",
-        "ff02::1",
-        "::ffff:169.254.169.254",
-    ] {
+    for text in
+        ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:169.254.169.254"]
+    {
         check(text, Network::Never);
     }
 }
@@ -93,15 +69,10 @@ fn addresses_are_told_apart() {
 fn a_redirect_stays_secure() {
     let target = |upstream: &str, location: &str| redirect_target(&url(upstream), &url(upstream), location);
     assert_eq!(
-        target(HUB, "https://cdn.example.net/x?verify=1")
-            .unwrap()
-            .host_str(),
+        target(HUB, "https://cdn.example.net/x?verify=1").unwrap().host_str(),
         Some("cdn.example.net")
     );
-    assert_eq!(
-        target(HUB, "/elsewhere").unwrap().as_str(),
-        "https://registry-1.docker.io/elsewhere"
-    );
+    assert_eq!(target(HUB, "/elsewhere").unwrap().as_str(), "https://registry-1.docker.io/elsewhere");
     assert!(target("http://127.0.0.1:5000", "http://127.0.0.1:6000/x").is_ok());
     for location in [
         "http://cdn.example.net/",
@@ -122,10 +93,7 @@ fn literals_lead_only_into_the_upstreams_own_networks() {
         admits_literal(networks, &listed, &url(text))
     };
     let public = Networks::default();
-    let at_home = Networks {
-        private: true,
-        loopback: true,
-    };
+    let at_home = Networks { private: true, loopback: true };
     assert!(admits(public, "https://8.8.8.8/", &[]) && admits(public, "https://name.example/", &[]));
     assert!(!admits(public, "https://10.0.0.1/", &[]) && !admits(public, "https://[::1]/", &[]));
     assert!(admits(public, "https://10.0.0.1/", &["10.0.0.1"]) && admits(at_home, "http://10.0.0.1/", &[]));

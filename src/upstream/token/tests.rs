@@ -2,10 +2,7 @@ use super::*;
 use crate::config::Secret;
 
 fn account() -> Account {
-    Account {
-        username: "bot".into(),
-        password: Secret::new("hunter2"),
-    }
+    Account { username: "bot".into(), password: Secret::new("hunter2") }
 }
 
 fn tokens(account: Option<Account>, fallback: bool) -> Tokens {
@@ -14,11 +11,7 @@ fn tokens(account: Option<Account>, fallback: bool) -> Tokens {
 }
 
 fn bearer(realm: &str) -> Challenge {
-    Challenge::Bearer {
-        realm: realm.into(),
-        service: Some("registry.docker.io".into()),
-        error: None,
-    }
+    Challenge::Bearer { realm: realm.into(), service: Some("registry.docker.io".into()), error: None }
 }
 
 fn scope(name: &str) -> Scope {
@@ -63,13 +56,7 @@ fn a_token_is_asked_for_with_service_scope_and_account() {
 fn a_token_serves_its_scope_until_it_is_refused() {
     let tokens = tokens(None, true);
     tokens.refused(&None, bearer(HUB), None);
-    let kept = tokens
-        .keep(
-            &scope("a/b"),
-            Login::Anonymous,
-            br#"{"token":"abc","expires_in":300}"#,
-        )
-        .unwrap();
+    let kept = tokens.keep(&scope("a/b"), Login::Anonymous, br#"{"token":"abc","expires_in":300}"#).unwrap();
     assert_eq!(ticket(&tokens, &scope("a/b")), Some(kept.clone()));
     request(&tokens, &scope("a/c"));
     tokens.refused(&scope("a/b"), bearer(HUB), Some(&kept));
@@ -85,25 +72,15 @@ fn a_refused_account_goes_on_as_nobody_or_not_at_all() {
     assert_eq!(with.account_state(), AccountState::Refused);
     let without = tokens(Some(account()), false);
     assert!(!without.login_refused());
-    assert!(matches!(
-        without.next(&None),
-        Err(FetchError::LoginRefused { .. })
-    ));
+    assert!(matches!(without.next(&None), Err(FetchError::LoginRefused { .. })));
 }
 
 #[test]
 fn a_foreign_realm_gets_nothing() {
-    for realm in [
-        "https://evil.example/token",
-        "http://auth.docker.io/token",
-        "nonsense",
-    ] {
+    for realm in ["https://evil.example/token", "http://auth.docker.io/token", "nonsense"] {
         let tokens = tokens(Some(account()), true);
         tokens.refused(&None, bearer(realm), None);
-        assert!(
-            matches!(tokens.next(&None), Err(FetchError::ForbiddenRealm { .. })),
-            "{realm}"
-        );
+        assert!(matches!(tokens.next(&None), Err(FetchError::ForbiddenRealm { .. })), "{realm}");
     }
 }
 
@@ -119,14 +96,7 @@ fn a_basic_upstream_gets_the_account_itself() {
 
 #[test]
 fn documents_that_are_none() {
-    for document in [
-        "",
-        "{}",
-        r#"{"token":""}"#,
-        r#"{"token":"a\nb"}"#,
-        "[1]",
-        r#"{"token":7}"#,
-    ] {
+    for document in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[1]", r#"{"token":7}"#] {
         let kept = tokens(None, true).keep(&None, Login::Anonymous, document.as_bytes());
         assert!(matches!(kept, Err(FetchError::Malformed { .. })), "{document}");
     }
@@ -153,12 +123,7 @@ fn what_is_kept_shows_no_secret() {
     let tokens = tokens(Some(account()), true);
     tokens.refused(&None, bearer(HUB), None);
     let asked = request(&tokens, &None);
-    tokens
-        .keep(&None, Login::Account, br#"{"access_token":"very-secret"}"#)
-        .unwrap();
+    tokens.keep(&None, Login::Account, br#"{"access_token":"very-secret"}"#).unwrap();
     let shown = format!("{tokens:?} {asked:?}");
-    assert!(
-        !shown.contains("very-secret") && !shown.contains("hunter2"),
-        "{shown}"
-    );
+    assert!(!shown.contains("very-secret") && !shown.contains("hunter2"), "{shown}");
 }
