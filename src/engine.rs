@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 pub use blob::BlobAnswer;
 pub use fault::Denial;
-pub use list::{CatalogPage, TagsPage};
+pub use list::{CatalogPage, Next, ReferrersAnswer, TagsPage};
 pub use manifest::ManifestAnswer;
 pub use outcome::{Outcome, Stale};
 pub use repository::Repository;

@@ -11,6 +11,7 @@
 //! `observe` (logs, metrics, health) is handed in from the side; `config` is read once, before anything starts.
 
 pub mod config;
+pub mod edge;
 pub mod engine;
 pub mod index;
 pub mod observe;

@@ -50,8 +50,11 @@ pub enum Body {
     /// All of it.
     Whole(Bytes),
     /// Piece by piece.
-    Pieces(futures_util::stream::BoxStream<'static, Result<Bytes, Cut>>),
+    Pieces(Pieces),
 }
+
+/// Pieces in order; none is empty.
+pub type Pieces = futures_util::stream::BoxStream<'static, Result<Bytes, Cut>>;
 
 impl Source {
     /// Whether a part can be read, or only the whole.

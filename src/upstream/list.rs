@@ -39,10 +39,8 @@ impl Upstream {
         n: Option<u32>,
         last: Option<&str>,
     ) -> Result<TagList, FetchError> {
-        let mut query = Serializer::new(String::new());
-        n.map(|n| query.append_pair("n", &n.to_string()));
-        last.map(|last| query.append_pair("last", last));
-        let path = with_query(format!("/v2/{name}/tags/list"), &query.finish());
+        let n = n.map(|n| n.to_string());
+        let path = with_query(format!("/v2/{name}/tags/list"), &[("n", n.as_deref()), ("last", last)]);
         let answer = self.client.ask(&Ask::new(Method::GET, path, Some(name.clone()))).await?;
         let host = shown(answer.url());
         let link = answer.headers().get(header::LINK).and_then(|link| link.to_str().ok());
@@ -60,9 +58,7 @@ impl Upstream {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Option<Referrers>, FetchError> {
-        let mut query = Serializer::new(String::new());
-        artifact_type.map(|wanted| query.append_pair("artifactType", wanted));
-        let path = with_query(format!("/v2/{name}/referrers/{subject}"), &query.finish());
+        let path = with_query(format!("/v2/{name}/referrers/{subject}"), &[("artifactType", artifact_type)]);
         let ask = Ask::new(Method::GET, path, Some(name.clone())).with(header::ACCEPT, media_type::OCI_INDEX);
         let answer = match self.client.ask(&ask).await {
             Ok(answer) => answer,
@@ -93,6 +89,8 @@ struct Index {
     _manifests: Vec<serde_json::Value>,
 }
 
-fn with_query(path: String, query: &str) -> String {
+fn with_query(path: String, parameters: &[(&str, Option<&str>)]) -> String {
+    let given = parameters.iter().filter_map(|(name, value)| value.map(|value| (*name, value)));
+    let query = Serializer::new(String::new()).extend_pairs(given).finish();
     if query.is_empty() { path } else { format!("{path}?{query}") }
 }
