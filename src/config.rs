@@ -4,7 +4,20 @@
 //! and the fix. What is understood but not acted on is named in a warning; where ignoring it would be unsafe, it is an
 //! error. Keys and rules are those of `registry` 2 and 3; ours stand under a top-level `tidegate:` key.
 
+mod address;
+mod compat;
+mod document;
+mod effective;
+mod environment;
+mod file;
+mod reader;
+mod report;
+mod schema;
 pub mod secret;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod units;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +27,21 @@ use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::registry::Pattern;
+use document::Node;
+pub use environment::process_variables;
+use reader::Reader;
+pub use report::{Errors, Problem};
+use report::{Origin, Report};
 pub use secret::{Account, Secret};
+
+/// What a configuration is made from.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// The file that the command line names.
+    pub file: Option<PathBuf>,
+    /// The environment, as [`process_variables`] gives it.
+    pub variables: Vec<(String, String)>,
+}
 
 /// Everything that a start needs to know.
 #[derive(Debug, Clone)]
@@ -39,6 +66,42 @@ pub struct Config {
     pub tags: TagRules,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads file and environment. Without a file the defaults make a mirror of Docker Hub.
+    pub fn load(inputs: &Inputs) -> Result<Self, Errors> {
+        Self::load_with_defaults(inputs, &file::DEFAULT_PATHS)
+    }
+
+    fn load_with_defaults(inputs: &Inputs, default_paths: &[&str]) -> Result<Self, Errors> {
+        let mut report = Report::default();
+        let file = file::choose(inputs.file.as_deref(), &inputs.variables, default_paths);
+        let mut root = match &file {
+            Some(path) => file::read(path, &mut report),
+            None => Node::null(Origin::whole("environment")),
+        };
+        environment::apply(&mut root, &inputs.variables, &mut report);
+        compat::check(&mut root, &mut report);
+        let config = Self::read(file, &mut Reader::new(&root, &mut report));
+        let warnings = report.finish()?;
+        Ok(Self { warnings, ..config })
+    }
+
+    fn read(file: Option<PathBuf>, reader: &mut Reader<'_>) -> Self {
+        Self {
+            file,
+            log: sections::log(reader),
+            http: sections::http(reader),
+            storage: sections::storage(reader),
+            proxy: sections::proxy(reader),
+            health: sections::health(reader),
+            catalog_max: sections::page(reader, "catalog.maxentries"),
+            tags_max: sections::page(reader, "tags.maxtags"),
+            tags: sections::tags(reader),
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// `log.*`.

@@ -29,6 +29,11 @@ impl Pattern {
         }
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the name fits the pattern as a whole.
     pub fn matches(&self, name: &RepositoryName) -> bool {
         fits(self.0.as_bytes(), name.as_str().as_bytes())

@@ -3,7 +3,7 @@
 //! Everything here may wait for the disk, and so belongs on the blocking pool, except [`read_now`].
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -35,6 +35,20 @@ pub fn open_regular(path: &Path) -> io::Result<Option<File>> {
         Err(error) => return Err(error.into()),
     };
     Ok(if file.metadata()?.is_file() { Some(file) } else { None })
+}
+
+/// Reads a small regular file whole, following links; `None` if it has more bytes than that.
+pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    // O_NONBLOCK: as in `open_regular`.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut content = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut content)?;
+    Ok(Some(content).filter(|content| content.len() <= bytes_max))
 }
 
 /// The identity of an open file.

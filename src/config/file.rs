@@ -1,0 +1,92 @@
+//! Which file is read, and its reading: bounded, as text.
+
+use std::path::{Path, PathBuf};
+
+use super::document::{self, Node};
+use super::environment::CONFIGURATION_PATH;
+use super::report::{Origin, Problem, Report};
+use crate::sys::files;
+
+/// Where the images of `registry` 3 and 2 have theirs.
+pub(super) const DEFAULT_PATHS: [&str; 2] = ["/etc/distribution/config.yml", "/etc/docker/registry/config.yml"];
+
+/// Largest configuration file; `registry`'s longest example has 8 KiB.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest value from a file; an access token has about 2 KiB.
+const VALUE_BYTES_MAX: usize = 64 * 1024;
+
+/// The file to read: the argument, else what the variable names, else the first default that exists.
+pub(super) fn choose(
+    argument: Option<&Path>,
+    variables: &[(String, String)],
+    defaults: &[&str],
+) -> Option<PathBuf> {
+    if let Some(argument) = argument {
+        return Some(argument.to_owned());
+    }
+    let named = variables
+        .iter()
+        .find(|(name, value)| name == CONFIGURATION_PATH && !value.is_empty());
+    match named {
+        Some((_, path)) => Some(PathBuf::from(path)),
+        None => defaults
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.symlink_metadata().is_ok()),
+    }
+}
+
+/// Reads a configuration file and checks its version.
+pub(super) fn read(path: &Path, report: &mut Report) -> Node {
+    let place = path.display().to_string();
+    let origin = Origin::whole(&place);
+    let node = match bounded(path, FILE_BYTES_MAX) {
+        Ok(text) => document::parse(&text, &place),
+        Err(reason) => {
+            let fix = "name a readable file of YAML, or name none to run with the defaults";
+            Err(Problem::new("", reason, fix).at(&origin))
+        }
+    };
+    match node {
+        Ok(node) => {
+            check_version(&node, report);
+            node
+        }
+        Err(problem) => {
+            report.refuse(problem);
+            Node::null(origin)
+        }
+    }
+}
+
+/// The only version there ever was; `registry` refuses all others, and none.
+const VERSION: &str = "0.1";
+
+fn check_version(root: &Node, report: &mut Report) {
+    let entry = root.child("version");
+    let version = entry.and_then(|entry| entry.node.text());
+    if version == Some(VERSION) {
+        return;
+    }
+    let reason = "unsupported version";
+    let problem = Problem::new("version", reason, "write `version: 0.1` at the top of the file");
+    let problem = problem.at(entry.map_or(&root.origin, |entry| &entry.node.origin));
+    report.refuse(match version {
+        Some(version) => problem.value(version),
+        None => problem,
+    });
+}
+
+/// The content of a file as a value: one newline at its end, which editors add, is left out.
+pub(super) fn read_value(path: &str) -> Result<String, String> {
+    let text = bounded(Path::new(path), VALUE_BYTES_MAX)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').filter(|_| line.len() < text.len()).unwrap_or(line).to_owned())
+}
+
+fn bounded(path: &Path, bytes_max: usize) -> Result<String, String> {
+    let bytes = files::read_small(path, bytes_max).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let bytes = bytes.ok_or_else(|| format!("the file has more than {} KiB", bytes_max / 1024))?;
+    String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
+}
