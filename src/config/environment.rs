@@ -54,16 +54,9 @@ pub(super) fn apply(root: &mut Node, variables: &[(String, String)], report: &mu
         .map(|(name, value)| (segments(name), name.as_str(), value.as_str()))
         .collect();
     settings.sort_by(|(left, ..), (right, ..)| compare(left, right));
-    let mut overlay = Overlay {
-        report,
-        texts: BTreeSet::new(),
-    };
+    let mut overlay = Overlay { report, texts: BTreeSet::new() };
     for (segments, name, value) in &settings {
-        let variable = Variable {
-            name,
-            value,
-            origin: Origin::whole(name),
-        };
+        let variable = Variable { name, value, origin: Origin::whole(name) };
         if segments.len() > SEGMENTS_MAX {
             overlay.unknown(&variable, "");
         } else {
@@ -76,22 +69,13 @@ pub(super) fn apply(root: &mut Node, variables: &[(String, String)], report: &mu
 fn segments(name: &str) -> Vec<&str> {
     match name.strip_prefix(TIDEGATE) {
         Some(rest) => std::iter::once("tidegate").chain(rest.split('_')).collect(),
-        None => name
-            .strip_prefix(REGISTRY)
-            .unwrap_or(name)
-            .split('_')
-            .collect(),
+        None => name.strip_prefix(REGISTRY).unwrap_or(name).split('_').collect(),
     }
 }
 
 /// By name, parents first; numbers by their value, so that item 10 comes after item 9.
 fn compare(left: &[&str], right: &[&str]) -> Ordering {
-    let key = |segment: &&str| {
-        (
-            segment.parse::<u64>().unwrap_or(u64::MAX),
-            segment.to_ascii_uppercase(),
-        )
-    };
+    let key = |segment: &&str| (segment.parse::<u64>().unwrap_or(u64::MAX), segment.to_ascii_uppercase());
     left.iter().map(key).cmp(right.iter().map(key))
 }
 
@@ -109,7 +93,14 @@ struct Overlay<'a> {
 
 impl Overlay<'_> {
     /// Sets something below a map with known keys.
-    fn keys(&mut self, node: &mut Node, fields: &[Field], path: &str, rest: &[&str], variable: &Variable<'_>) {
+    fn keys(
+        &mut self,
+        node: &mut Node,
+        fields: &[Field],
+        path: &str,
+        rest: &[&str],
+        variable: &Variable<'_>,
+    ) {
         let Some((first, below)) = rest.split_first() else { return };
         compat::open_short_form(node, path);
         let Some(field) = fields.iter().find(|field| field.is_upper(first)) else {
@@ -187,10 +178,10 @@ impl Overlay<'_> {
         let length = items.len();
         let item = items.get_mut(index);
         if item.is_none() {
-            let reason = format!("the list has {length} items, and there is no item {index} to change or append");
+            let reason =
+                format!("the list has {length} items, and there is no item {index} to change or append");
             let fix = "count the items from 0, without gaps";
-            self.report
-                .refuse(Problem::new(path, reason, fix).at(&variable.origin));
+            self.report.refuse(Problem::new(path, reason, fix).at(&variable.origin));
         }
         Some((item?, rest))
     }
@@ -223,12 +214,8 @@ impl Overlay<'_> {
 
     /// `registry` reads such a value as YAML, and users learned to quote what YAML would not take.
     fn warn_of_quotes(&mut self, path: &str, variable: &Variable<'_>) {
-        let quoted = |quote| {
-            variable
-                .value
-                .strip_prefix(quote)
-                .is_some_and(|rest: &str| rest.ends_with(quote))
-        };
+        let quoted =
+            |quote| variable.value.strip_prefix(quote).is_some_and(|rest: &str| rest.ends_with(quote));
         if quoted('"') || quoted('\'') {
             let text = "the quotes are taken as part of the value; remove them if they are not";
             self.report.warn(path, &variable.origin, text);
@@ -268,7 +255,8 @@ impl Overlay<'_> {
         let text = if is_of_a_service(variable.name) {
             "Kubernetes sets this variable for a service of that name; it is ignored"
         } else if path.split('.').next() == Some("tidegate") {
-            let problem = Problem::new(variable.name, "no such key", "correct the name, or unset the variable");
+            let problem =
+                Problem::new(variable.name, "no such key", "correct the name, or unset the variable");
             return self.report.refuse(problem);
         } else {
             "this variable names no key and is ignored"
@@ -329,10 +317,7 @@ fn place<'n>(
         node.value = Value::Map(Vec::new());
     }
     let entries = node.entries_mut().expect("it was just made a map");
-    let index = entries
-        .iter()
-        .position(|entry| is(&entry.name))
-        .unwrap_or(entries.len());
+    let index = entries.iter().position(|entry| is(&entry.name)).unwrap_or(entries.len());
     if index == entries.len() {
         entries.push(Entry {
             name: name.to_owned(),
@@ -341,9 +326,7 @@ fn place<'n>(
         });
     }
     let entry = entries.get_mut(index);
-    &mut entry
-        .expect("the entry was found, or pushed at the end")
-        .node
+    &mut entry.expect("the entry was found, or pushed at the end").node
 }
 
 /// A value that should be a scalar: YAML if it reads as one, else the text as it is.
@@ -364,19 +347,13 @@ fn texts(variable: &Variable<'_>) -> Node {
         _ => {}
     }
     let inner = variable.value.trim();
-    let inner = inner
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(inner);
+    let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
     let items = inner
         .split(',')
         .map(|item| item.trim().trim_matches(['"', '\'']))
         .filter(|item| !item.is_empty())
         .map(|item| Node::raw(item, variable.origin.clone()));
-    Node {
-        value: Value::List(items.collect()),
-        origin: variable.origin.clone(),
-    }
+    Node { value: Value::List(items.collect()), origin: variable.origin.clone() }
 }
 
 /// Within a variable, lines and columns say little; its name says all.

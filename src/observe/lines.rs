@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Lines that may wait. At 200 bytes each about 3 MiB; beyond that lines are lost and counted.
 const QUEUE_LINES: usize = 16 * 1024;
@@ -12,29 +12,34 @@ const QUEUE_LINES: usize = 16 * 1024;
 /// Bytes gathered for one write.
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// How long the last lines may take at the end: somebody may have stopped reading.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
 /// Where lines go. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Lines {
-    sender: SyncSender<String>,
+    sender: SyncSender<Item>,
     lost: Arc<AtomicU64>,
 }
 
-/// The thread behind [`Lines`]; waits for the last line when it is dropped after all of them.
 #[derive(Debug)]
-pub struct Writer(Option<JoinHandle<()>>);
+enum Item {
+    Line(String),
+    /// Tells the sender that everything before it is written.
+    Mark(SyncSender<()>),
+}
 
 impl Lines {
     /// Starts a writer.
-    pub fn new(target: impl Write + Send + 'static) -> std::io::Result<(Self, Writer)> {
+    pub fn new(target: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_LINES);
-        let thread =
-            std::thread::Builder::new().name("lines".into()).spawn(move || write_all(target, &receiver))?;
-        Ok((Self { sender, lost: Arc::default() }, Writer(Some(thread))))
+        std::thread::Builder::new().name("lines".into()).spawn(move || write_all(target, &receiver))?;
+        Ok(Self { sender, lost: Arc::default() })
     }
 
     /// Queues a line, which ends with a newline.
     pub fn send(&self, line: String) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(line) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Item::Line(line)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -43,27 +48,31 @@ impl Lines {
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
-}
 
-impl Writer {
-    /// Waits until everything is written; returns at once if a [`Lines`] is still alive somewhere.
-    pub fn finish(mut self, lines: Lines) {
-        drop(lines);
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
+    /// Waits until every line so far is written, but not for ever. Blocks: for the end of the process.
+    pub fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.sender.try_send(Item::Mark(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH_WAIT);
         }
     }
 }
 
-fn write_all(mut target: impl Write, receiver: &Receiver<String>) {
+fn write_all(mut target: impl Write, receiver: &Receiver<Item>) {
     while let Ok(first) = receiver.recv() {
-        let mut batch = first;
-        while batch.len() < BATCH_BYTES {
-            let Ok(next) = receiver.try_recv() else { break };
-            batch.push_str(&next);
+        let (mut batch, mut marks, mut next) = (String::new(), Vec::new(), Some(first));
+        while let Some(item) = next {
+            match item {
+                Item::Line(line) => batch.push_str(&line),
+                Item::Mark(done) => marks.push(done),
+            }
+            next = if batch.len() < BATCH_BYTES { receiver.try_recv().ok() } else { None };
         }
         // A reader that is gone is no reason to stop serving.
         let _ = target.write_all(batch.as_bytes()).and_then(|()| target.flush());
+        for done in marks {
+            let _ = done.try_send(());
+        }
     }
 }
 
@@ -89,9 +98,9 @@ mod tests {
     #[test]
     fn no_line_is_lost_at_the_end() {
         let target = Shared::default();
-        let (lines, writer) = Lines::new(target.clone()).unwrap();
+        let lines = Lines::new(target.clone()).unwrap();
         (0..5000).for_each(|number| lines.send(format!("{number}\n")));
-        writer.finish(lines);
+        lines.flush();
         assert_eq!(String::from_utf8(target.0.lock().unwrap().clone()).unwrap().lines().count(), 5000);
     }
 
@@ -99,14 +108,16 @@ mod tests {
     fn a_reader_that_does_not_read_loses_lines_and_holds_up_nobody() {
         let target = Shared::default();
         let stuck: MutexGuard<'_, _> = target.0.lock().unwrap();
-        let (lines, writer) = Lines::new(target.clone()).unwrap();
+        let lines = Lines::new(target.clone()).unwrap();
         // One batch may be in the writer's hands, the rest is in the queue.
         let sent = QUEUE_LINES * 2 + BATCH_BYTES;
         (0..sent).for_each(|_| lines.send("x\n".into()));
         assert!(lines.lost() > 0);
-        drop(stuck);
         let lost = lines.lost();
-        writer.finish(lines);
+        drop(stuck);
+        while target.0.lock().unwrap().len() as u64 / 2 + lost < sent as u64 {
+            std::thread::yield_now();
+        }
         assert_eq!(target.0.lock().unwrap().len() as u64 / 2 + lost, sent as u64);
     }
 }
