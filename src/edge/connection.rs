@@ -81,7 +81,11 @@ impl Connection {
 
     async fn run_http1(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, poison: Poison) {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WAIT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .title_case_headers(true);
         let service = service_fn(|request| self.answer(request, poison.clone()));
         self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
     }

@@ -1,0 +1,18 @@
+//! What the scenarios are told with: a scripted Hub, a running mirror, images, clients.
+
+pub mod command;
+pub mod hub;
+pub mod image;
+pub mod mirror;
+pub mod pull;
+pub mod tls;
+
+use std::time::Duration;
+
+/// How long anything that must happen may take before a test fails. Generous: it bounds a hang, it measures nothing.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a future that must end.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
+}

@@ -1,0 +1,163 @@
+//! HTTP/1.1 by hand, so that every byte and every close is ours to decide.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Blob, Fault, Host, State};
+
+#[derive(Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+
+    /// One parameter of the query, decoded.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = url::form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Blob,
+    /// The part of the body that is sent.
+    pub range: (u64, u64),
+}
+
+impl Reply {
+    pub fn new(status: u16, headers: Vec<(&'static str, String)>, body: impl Into<Bytes>) -> Self {
+        Self::of(status, headers, Blob::Bytes(body.into()))
+    }
+
+    pub fn of(status: u16, headers: Vec<(&'static str, String)>, body: Blob) -> Self {
+        let range = (0, body.size());
+        Self { status, headers, body, range }
+    }
+}
+
+pub async fn bind(address: Option<SocketAddr>) -> TcpListener {
+    TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).await.unwrap()
+}
+
+pub async fn serve(listener: TcpListener, state: Arc<State>, host: Host) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let state = Arc::clone(&state);
+        let mut stopped = state.stopped.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = converse(stream, &state, host) => {}
+                _ = stopped.changed() => {}
+            }
+        });
+    }
+}
+
+/// Answers one request after the other; ends with the peer or with a fault.
+async fn converse(mut stream: TcpStream, state: &State, host: Host) -> Option<()> {
+    loop {
+        let request = read(&mut stream).await?;
+        state.note(host, &request);
+        let fault = state.fault_for(host, &request);
+        let reply = state.answer(host, &request);
+        let reply = match &fault {
+            Some(Fault::Answer(status, headers, body)) => {
+                write_head(&mut stream, *status, headers, body.len() as u64).await?;
+                if request.method != "HEAD" {
+                    stream.write_all(body.as_bytes()).await.ok()?;
+                }
+                continue;
+            }
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Close) => return None,
+            _ => reply,
+        };
+        let range = if matches!(fault, Some(Fault::NoRange)) { (0, reply.body.size()) } else { reply.range };
+        let status = if matches!(fault, Some(Fault::NoRange)) { 200 } else { reply.status };
+        let kept = reply.headers.iter().filter(|(name, _)| {
+            !(matches!(fault, Some(Fault::NoDigest)) && *name == "docker-content-digest")
+                && !(matches!(fault, Some(Fault::NoRange)) && *name == "content-range")
+        });
+        let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write_head(&mut stream, status, &headers, range.1 - range.0).await?;
+        if request.method != "HEAD" {
+            write_body(&mut stream, state, host, &reply.body, range, fault).await?;
+        }
+    }
+}
+
+async fn read(stream: &mut TcpStream) -> Option<Request> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let text = String::from_utf8(head).ok()?;
+    let mut lines = text.lines();
+    let mut words = lines.next()?.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+    Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers: headers.collect() })
+}
+
+async fn write_head(stream: &mut TcpStream, status: u16, headers: &str, length: u64) -> Option<()> {
+    let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {length}\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.ok()
+}
+
+async fn write_body(
+    stream: &mut TcpStream,
+    state: &State,
+    host: Host,
+    body: &Blob,
+    range: (u64, u64),
+    fault: Option<Fault>,
+) -> Option<()> {
+    let (mut at, end) = range;
+    let stop = match &fault {
+        Some(Fault::Cut(after) | Fault::Gate(after)) => end.min(at + after),
+        Some(Fault::Wrong) => end - 1,
+        _ => end,
+    };
+    at = write_part(stream, state, host, body, (at, stop)).await?;
+    match fault {
+        Some(Fault::Cut(_)) => return None,
+        Some(Fault::Gate(_)) => {
+            let mut released = state.released.subscribe();
+            released.wait_for(|released| *released).await.ok()?;
+        }
+        Some(Fault::Wrong) => {
+            let right = body.step(at, end);
+            stream.write_all(&[!right[0]]).await.ok()?;
+            at += 1;
+        }
+        _ => {}
+    }
+    write_part(stream, state, host, body, (at, end)).await.map(drop)
+}
+
+async fn write_part(stream: &mut TcpStream, state: &State, host: Host, body: &Blob, range: (u64, u64)) -> Option<u64> {
+    let (mut at, end) = range;
+    while at < end {
+        let step = body.step(at, end);
+        stream.write_all(&step).await.ok()?;
+        state.sent[host as usize].fetch_add(step.len() as u64, Ordering::SeqCst);
+        at += step.len() as u64;
+    }
+    Some(at)
+}
