@@ -22,9 +22,7 @@ pub(super) enum AddressError {
 pub(super) fn parse(text: &str) -> Result<Listen, AddressError> {
     let (host, port) = text.rsplit_once(':').ok_or(AddressError::NoPort)?;
     let port = port_of(port)?;
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let address = match (bracketed, host) {
         (None, "") => return Ok(Listen::Anywhere(port)),
         (None, name) if name.eq_ignore_ascii_case("localhost") => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),

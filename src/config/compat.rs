@@ -45,11 +45,7 @@ pub(super) fn unknown(report: &mut Report, path: &str, name: &str, origin: &Orig
 
 /// The path of a child.
 pub(super) fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 struct Walk<'a> {
@@ -96,8 +92,7 @@ impl Walk<'_> {
             Fate::Silent => {}
             Fate::Unused(why) => {
                 if !asks_nothing(&entry.node) {
-                    self.report
-                        .warn(&path, &entry.origin, &format!("not acted on: {why}"));
+                    self.report.warn(&path, &entry.origin, &format!("not acted on: {why}"));
                 }
             }
             Fate::Refused(reason, fix) => self.refused(entry, &path, reason, fix),
@@ -118,9 +113,7 @@ impl Walk<'_> {
                     self.report.refuse(problem.at(&child.origin));
                 }
             }
-            _ => self
-                .report
-                .refuse(Problem::new(path, reason, fix).at(&entry.origin)),
+            _ => self.report.refuse(Problem::new(path, reason, fix).at(&entry.origin)),
         }
     }
 
@@ -152,7 +145,9 @@ impl Walk<'_> {
                 }
             }
             (Kind::Each(_) | Kind::Fields | Kind::Headers, Value::Scalar { .. }) if is_empty => {}
-            (Kind::Each(_), _) => self.shape(path, &origin, "it is a list", "write items below it, each after `-`"),
+            (Kind::Each(_), _) => {
+                self.shape(path, &origin, "it is a list", "write items below it, each after `-`")
+            }
             (Kind::Texts, _) => self.shape(path, &origin, "it is a list of texts", "write it as [a, b]"),
             (Kind::Fields | Kind::Headers, _) => {
                 self.shape(path, &origin, "it holds names with values", "write lines `name: value` below it");
@@ -170,21 +165,23 @@ impl Walk<'_> {
 
     fn scalar(&mut self, node: &Node, path: &str) {
         if !matches!(node.value, Value::Scalar { .. }) {
-            self.shape(path, &node.origin, "it is a single value", "write it on the line of its key, in quotes if need be");
+            self.shape(
+                path,
+                &node.origin,
+                "it is a single value",
+                "write it on the line of its key, in quotes if need be",
+            );
         }
     }
 
     fn shape(&mut self, path: &str, origin: &Origin, what: &str, fix: &str) {
         let reason = format!("{what}, and something else stands here");
-        self.report
-            .refuse(Problem::new(path, reason, fix).at(origin));
+        self.report.refuse(Problem::new(path, reason, fix).at(origin));
     }
 }
 
 fn example(fields: &[Field]) -> String {
-    fields
-        .first()
-        .map_or_else(String::new, |field| format!("{}:", field.name))
+    fields.first().map_or_else(String::new, |field| format!("{}:", field.name))
 }
 
 /// Whether a key that is not acted on asks for nothing anyway, as `enabled: false` does.

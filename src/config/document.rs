@@ -38,24 +38,12 @@ pub(super) struct Entry {
 impl Node {
     /// A text that is taken as it is.
     pub(super) fn raw(text: &str, origin: Origin) -> Self {
-        Self {
-            value: Value::Scalar {
-                text: text.to_owned(),
-                plain: false,
-            },
-            origin,
-        }
+        Self { value: Value::Scalar { text: text.to_owned(), plain: false }, origin }
     }
 
     /// `null`.
     pub(super) fn null(origin: Origin) -> Self {
-        Self {
-            value: Value::Scalar {
-                text: String::new(),
-                plain: true,
-            },
-            origin,
-        }
+        Self { value: Value::Scalar { text: String::new(), plain: true }, origin }
     }
 
     /// Whether it is `null`, `~` or nothing at all.
@@ -156,10 +144,7 @@ impl Builder {
             Event::DocumentStart(_) => self.document(start),
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = self.is_plain(style, tag.as_deref(), start)?;
-                let value = Value::Scalar {
-                    text: text.into_owned(),
-                    plain,
-                };
+                let value = Value::Scalar { text: text.into_owned(), plain };
                 let node = self.node(value, start)?;
                 self.add(node, anchor, start)
             }
@@ -192,12 +177,7 @@ impl Builder {
             return Err(self.problem(at, "maps and lists are nested too deeply"));
         }
         let node = self.node(value, at)?;
-        self.open.push(Open {
-            node,
-            anchor,
-            key: None,
-            names: HashSet::new(),
-        });
+        self.open.push(Open { node, anchor, key: None, names: HashSet::new() });
         Ok(())
     }
 
@@ -244,7 +224,9 @@ impl Builder {
             (_, _) => {
                 let (name, origin) = self.key(node, at)?;
                 if !open.names.insert(name.clone()) {
-                    return Err(self.problem(at, &format!("the key `{}` stands here twice", name_shown(&name))));
+                    return Err(
+                        self.problem(at, &format!("the key `{}` stands here twice", name_shown(&name)))
+                    );
                 }
                 open.key = Some((name, origin));
             }
@@ -291,10 +273,7 @@ fn size(node: &Node) -> usize {
     match &node.value {
         Value::Scalar { .. } => 1,
         Value::List(items) => items.iter().map(size).fold(1, usize::saturating_add),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|entry| size(&entry.node))
-            .fold(1, usize::saturating_add),
+        Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).fold(1, usize::saturating_add),
     }
 }
 

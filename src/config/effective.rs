@@ -196,11 +196,7 @@ impl Check {
         match &self.probe {
             // A check of a file takes no time, and its first failure counts.
             Probe::File(path) => return yaml.path(3, "file", path),
-            Probe::Http {
-                url,
-                headers,
-                status,
-            } => {
+            Probe::Http { url, headers, status } => {
                 yaml.text(3, "uri", &without_login(url.as_str()));
                 yaml.word(3, "statuscode", status);
                 if !headers.is_empty() {
@@ -264,7 +260,9 @@ fn quoted(text: &str) -> String {
     for character in text.chars() {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
-            ' '..='~' => quoted.push(character),
+            _ if character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric() => {
+                quoted.push(character);
+            }
             _ => {
                 // Writing to a string cannot fail.
                 let _ = write!(quoted, "\\U{:08X}", u32::from(character));

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 
 use super::compat::{self, join};
 use super::document::{self, Entry, Node, Value};
@@ -21,18 +22,20 @@ const TIDEGATE: &str = "TIDEGATE_";
 /// The process environment, which is read nowhere else. What is not UTF-8 is left out, unless it is meant for us: then
 /// it is an error.
 pub fn process_variables() -> Result<Vec<(String, String)>, Errors> {
-    let mut variables = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        match (name.into_string(), value.into_string()) {
-            (Ok(name), Ok(value)) => variables.push((name, value)),
-            (Ok(name), Err(_)) if is_ours(&name) => return Err(Errors::one(not_text(&name))),
-            (Err(name), _) if is_ours(&name.to_string_lossy()) => {
-                return Err(Errors::one(not_text(&name.to_string_lossy())));
-            }
+    texts_of(std::env::vars_os())
+}
+
+fn texts_of(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Errors> {
+    let mut texts = Vec::new();
+    for (name, value) in variables {
+        let is_ours = is_ours(&name.to_string_lossy());
+        match (name.to_str(), value.into_string()) {
+            (Some(name), Ok(value)) => texts.push((name.to_owned(), value)),
+            _ if is_ours => return Err(Errors::one(not_text(&name.to_string_lossy()))),
             _ => {}
         }
     }
-    Ok(variables)
+    Ok(texts)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -54,16 +57,9 @@ pub(super) fn apply(root: &mut Node, variables: &[(String, String)], report: &mu
         .map(|(name, value)| (segments(name), name.as_str(), value.as_str()))
         .collect();
     settings.sort_by(|(left, ..), (right, ..)| compare(left, right));
-    let mut overlay = Overlay {
-        report,
-        texts: BTreeSet::new(),
-    };
+    let mut overlay = Overlay { report, texts: BTreeSet::new() };
     for (segments, name, value) in &settings {
-        let variable = Variable {
-            name,
-            value,
-            origin: Origin::whole(name),
-        };
+        let variable = Variable { name, value, origin: Origin::whole(name) };
         if segments.len() > SEGMENTS_MAX {
             overlay.unknown(&variable, "");
         } else {
@@ -76,22 +72,13 @@ pub(super) fn apply(root: &mut Node, variables: &[(String, String)], report: &mu
 fn segments(name: &str) -> Vec<&str> {
     match name.strip_prefix(TIDEGATE) {
         Some(rest) => std::iter::once("tidegate").chain(rest.split('_')).collect(),
-        None => name
-            .strip_prefix(REGISTRY)
-            .unwrap_or(name)
-            .split('_')
-            .collect(),
+        None => name.strip_prefix(REGISTRY).unwrap_or(name).split('_').collect(),
     }
 }
 
 /// By name, parents first; numbers by their value, so that item 10 comes after item 9.
 fn compare(left: &[&str], right: &[&str]) -> Ordering {
-    let key = |segment: &&str| {
-        (
-            segment.parse::<u64>().unwrap_or(u64::MAX),
-            segment.to_ascii_uppercase(),
-        )
-    };
+    let key = |segment: &&str| (segment.parse::<u64>().unwrap_or(u64::MAX), segment.to_ascii_uppercase());
     left.iter().map(key).cmp(right.iter().map(key))
 }
 
@@ -109,8 +96,17 @@ struct Overlay<'a> {
 
 impl Overlay<'_> {
     /// Sets something below a map with known keys.
-    fn keys(&mut self, node: &mut Node, fields: &[Field], path: &str, rest: &[&str], variable: &Variable<'_>) {
-        let Some((first, below)) = rest.split_first() else { return };
+    fn keys(
+        &mut self,
+        node: &mut Node,
+        fields: &[Field],
+        path: &str,
+        rest: &[&str],
+        variable: &Variable<'_>,
+    ) {
+        let Some((first, below)) = rest.split_first() else {
+            return;
+        };
         compat::open_short_form(node, path);
         let Some(field) = fields.iter().find(|field| field.is_upper(first)) else {
             return self.unknown_below(path, first, variable);
@@ -120,7 +116,9 @@ impl Overlay<'_> {
         if is_file && matches!(field.kind, Kind::Text | Kind::Raw | Kind::Secret) {
             return self.read_file(node, field, &path, variable);
         }
-        if !below.is_empty() && !can_descend(field.kind) {
+        // Where no keys are known, a name that Kubernetes gives is taken for one of its own.
+        let foreign = matches!(field.kind, Kind::Opaque) && is_of_a_service(variable.name);
+        if !below.is_empty() && (foreign || !can_descend(field.kind)) {
             return self.unknown(variable, &path);
         }
         let place = entry(node, field, variable);
@@ -152,7 +150,9 @@ impl Overlay<'_> {
 
     /// One header: its values at once, or one of them by its number.
     fn header(&mut self, node: &mut Node, path: &str, rest: &[&str], variable: &Variable<'_>) {
-        let Some((name, rest)) = rest.split_first() else { return };
+        let Some((name, rest)) = rest.split_first() else {
+            return;
+        };
         let place = named(node, name, variable);
         if rest.is_empty() {
             *place = match document::parse(variable.value, variable.name) {
@@ -180,17 +180,19 @@ impl Overlay<'_> {
         if !matches!(node.value, Value::List(_)) {
             node.value = Value::List(Vec::new());
         }
-        let Value::List(items) = &mut node.value else { return None };
+        let Value::List(items) = &mut node.value else {
+            return None;
+        };
         if index == items.len() {
             items.push(Node::null(variable.origin.clone()));
         }
         let length = items.len();
         let item = items.get_mut(index);
         if item.is_none() {
-            let reason = format!("the list has {length} items, and there is no item {index} to change or append");
+            let reason =
+                format!("the list has {length} items, and there is no item {index} to change or append");
             let fix = "count the items from 0, without gaps";
-            self.report
-                .refuse(Problem::new(path, reason, fix).at(&variable.origin));
+            self.report.refuse(Problem::new(path, reason, fix).at(&variable.origin));
         }
         Some((item?, rest))
     }
@@ -223,12 +225,8 @@ impl Overlay<'_> {
 
     /// `registry` reads such a value as YAML, and users learned to quote what YAML would not take.
     fn warn_of_quotes(&mut self, path: &str, variable: &Variable<'_>) {
-        let quoted = |quote| {
-            variable
-                .value
-                .strip_prefix(quote)
-                .is_some_and(|rest: &str| rest.ends_with(quote))
-        };
+        let quoted =
+            |quote| variable.value.strip_prefix(quote).is_some_and(|rest: &str| rest.ends_with(quote));
         if quoted('"') || quoted('\'') {
             let text = "the quotes are taken as part of the value; remove them if they are not";
             self.report.warn(path, &variable.origin, text);
@@ -268,7 +266,8 @@ impl Overlay<'_> {
         let text = if is_of_a_service(variable.name) {
             "Kubernetes sets this variable for a service of that name; it is ignored"
         } else if path.split('.').next() == Some("tidegate") {
-            let problem = Problem::new(variable.name, "no such key", "correct the name, or unset the variable");
+            let problem =
+                Problem::new(variable.name, "no such key", "correct the name, or unset the variable");
             return self.report.refuse(problem);
         } else {
             "this variable names no key and is ignored"
@@ -329,10 +328,7 @@ fn place<'n>(
         node.value = Value::Map(Vec::new());
     }
     let entries = node.entries_mut().expect("it was just made a map");
-    let index = entries
-        .iter()
-        .position(|entry| is(&entry.name))
-        .unwrap_or(entries.len());
+    let index = entries.iter().position(|entry| is(&entry.name)).unwrap_or(entries.len());
     if index == entries.len() {
         entries.push(Entry {
             name: name.to_owned(),
@@ -341,9 +337,7 @@ fn place<'n>(
         });
     }
     let entry = entries.get_mut(index);
-    &mut entry
-        .expect("the entry was found, or pushed at the end")
-        .node
+    &mut entry.expect("the entry was found, or pushed at the end").node
 }
 
 /// A value that should be a scalar: YAML if it reads as one, else the text as it is.
@@ -364,19 +358,13 @@ fn texts(variable: &Variable<'_>) -> Node {
         _ => {}
     }
     let inner = variable.value.trim();
-    let inner = inner
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(inner);
+    let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
     let items = inner
         .split(',')
         .map(|item| item.trim().trim_matches(['"', '\'']))
         .filter(|item| !item.is_empty())
         .map(|item| Node::raw(item, variable.origin.clone()));
-    Node {
-        value: Value::List(items.collect()),
-        origin: variable.origin.clone(),
-    }
+    Node { value: Value::List(items.collect()), origin: variable.origin.clone() }
 }
 
 /// Within a variable, lines and columns say little; its name says all.
@@ -397,4 +385,31 @@ fn with_origin(mut node: Node, origin: &Origin) -> Node {
         }
     }
     node
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &[u8], value: &[u8], expected: Result<usize, &str>) {
+        let variable = (OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()));
+        match (texts_of(std::iter::once(variable)), expected) {
+            (Ok(texts), Ok(count)) => assert_eq!(texts.len(), count),
+            (Err(errors), Err(name)) => assert_eq!(errors.problems()[0].key, name),
+            (got, expected) => panic!("{got:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn only_our_variables_must_be_text() {
+        check(b"LANG", b"C", Ok(1));
+        check(b"LANG", b"\xff", Ok(0));
+        check(b"\xff", b"x", Ok(0));
+        check(b"REGISTRY_HTTP_ADDR", b":5000", Ok(1));
+        check(b"REGISTRY_HTTP_ADDR", b"\xff", Err("REGISTRY_HTTP_ADDR"));
+        check(b"TIDEGATE_\xff", b"x", Err("TIDEGATE_\u{fffd}"));
+    }
 }

@@ -8,7 +8,8 @@ use super::report::{Origin, Problem, Report};
 use crate::sys::files;
 
 /// Where the images of `registry` 3 and 2 have theirs.
-pub(super) const DEFAULT_PATHS: [&str; 2] = ["/etc/distribution/config.yml", "/etc/docker/registry/config.yml"];
+pub(super) const DEFAULT_PATHS: [&str; 2] =
+    ["/etc/distribution/config.yml", "/etc/docker/registry/config.yml"];
 
 /// Largest configuration file; `registry`'s longest example has 8 KiB.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -25,15 +26,10 @@ pub(super) fn choose(
     if let Some(argument) = argument {
         return Some(argument.to_owned());
     }
-    let named = variables
-        .iter()
-        .find(|(name, value)| name == CONFIGURATION_PATH && !value.is_empty());
+    let named = variables.iter().find(|(name, value)| name == CONFIGURATION_PATH && !value.is_empty());
     match named {
         Some((_, path)) => Some(PathBuf::from(path)),
-        None => defaults
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.symlink_metadata().is_ok()),
+        None => defaults.iter().map(PathBuf::from).find(|path| path.symlink_metadata().is_ok()),
     }
 }
 
@@ -86,7 +82,8 @@ pub(super) fn read_value(path: &str) -> Result<String, String> {
 }
 
 fn bounded(path: &Path, bytes_max: usize) -> Result<String, String> {
-    let bytes = files::read_small(path, bytes_max).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let bytes =
+        files::read_small(path, bytes_max).map_err(|error| format!("the file cannot be read: {error}"))?;
     let bytes = bytes.ok_or_else(|| format!("the file has more than {} KiB", bytes_max / 1024))?;
     String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned())
 }

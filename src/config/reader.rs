@@ -18,9 +18,7 @@ pub(super) struct Found {
 impl Found {
     /// A problem with this text.
     pub(super) fn problem(&self, reason: impl Into<String>, fix: impl Into<String>) -> Problem {
-        Problem::new(&self.key, reason, fix)
-            .at(&self.origin)
-            .value(&self.text)
+        Problem::new(&self.key, reason, fix).at(&self.origin).value(&self.text)
     }
 }
 
@@ -61,8 +59,7 @@ impl<'a> Reader<'a> {
         let found = self.text(key)?;
         let flag = units::flag(&found.text);
         if flag.is_none() {
-            self.report
-                .refuse(found.problem("neither true nor false", "write true or false"));
+            self.report.refuse(found.problem("neither true nor false", "write true or false"));
         }
         flag
     }
@@ -89,7 +86,10 @@ impl<'a> Reader<'a> {
         match units::duration(&found.text) {
             Ok(duration) => {
                 if units::lacks_unit(&found.text) {
-                    let text = format!("without a unit it means nanoseconds; for seconds write {}s", found.text.trim());
+                    let text = format!(
+                        "without a unit it means nanoseconds; for seconds write {}s",
+                        found.text.trim()
+                    );
                     self.report.warn(&found.key, &found.origin, &text);
                 }
                 Some(duration)
@@ -104,24 +104,24 @@ impl<'a> Reader<'a> {
 
     /// The texts of a list, or those between the commas of one text.
     pub(super) fn texts(&self, key: &str) -> Vec<Found> {
-        let Some(node) = self.node(key) else { return Vec::new() };
+        let Some(node) = self.node(key) else {
+            return Vec::new();
+        };
         if let Value::List(items) = &node.value {
             return items.iter().filter_map(|item| found(key, item)).collect();
         }
         let text = node.text().unwrap_or_default();
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         items
-            .map(|item| Found {
-                key: key.to_owned(),
-                text: item.to_owned(),
-                origin: node.origin.clone(),
-            })
+            .map(|item| Found { key: key.to_owned(), text: item.to_owned(), origin: node.origin.clone() })
             .collect()
     }
 
     /// The names of a map and the texts of each, in order.
     pub(super) fn headers(&self, key: &str) -> Vec<(String, Found)> {
-        let Some(Value::Map(entries)) = self.node(key).map(|node| &node.value) else { return Vec::new() };
+        let Some(Value::Map(entries)) = self.node(key).map(|node| &node.value) else {
+            return Vec::new();
+        };
         let mut headers = Vec::new();
         for entry in entries {
             let key = format!("{key}.{}", entry.name);
@@ -146,9 +146,5 @@ impl<'a> Reader<'a> {
 
 fn found(key: &str, node: &Node) -> Option<Found> {
     let text = node.text().filter(|text| !text.is_empty())?;
-    Some(Found {
-        key: key.to_owned(),
-        text: text.to_owned(),
-        origin: node.origin.clone(),
-    })
+    Some(Found { key: key.to_owned(), text: text.to_owned(), origin: node.origin.clone() })
 }

@@ -13,18 +13,12 @@ pub(super) struct Origin {
 impl Origin {
     /// A variable, or a file as a whole.
     pub(super) fn whole(place: &str) -> Self {
-        Self {
-            place: place.into(),
-            position: None,
-        }
+        Self { place: place.into(), position: None }
     }
 
     /// A line and a column of a file, both counted from 1.
     pub(super) fn position(place: &Arc<str>, line: usize, column: usize) -> Self {
-        Self {
-            place: Arc::clone(place),
-            position: Some((line, column)),
-        }
+        Self { place: Arc::clone(place), position: Some((line, column)) }
     }
 }
 
@@ -82,11 +76,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.key.is_empty() {
-            "configuration"
-        } else {
-            &self.key
-        })?;
+        f.write_str(if self.key.is_empty() { "configuration" } else { &self.key })?;
         if !self.value.is_empty() {
             write!(f, " = {}", self.value)?;
         }
@@ -138,8 +128,7 @@ impl Report {
     }
 
     pub(super) fn warn(&mut self, key: &str, origin: &Origin, text: &str) {
-        self.warnings
-            .push(format!("{} ({origin}): {text}", name_shown(key)));
+        self.warnings.push(format!("{} ({origin}): {text}", name_shown(key)));
     }
 
     /// The warnings, or the problems if there are any.

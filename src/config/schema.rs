@@ -66,12 +66,7 @@ const fn refused(name: &'static str, why: &'static str, fix: &'static str) -> Fi
 }
 
 const fn field(name: &'static str, kind: Kind, fate: Fate) -> Field {
-    Field {
-        name,
-        alias: "",
-        kind,
-        fate,
-    }
+    Field { name, alias: "", kind, fate }
 }
 
 impl Field {
@@ -141,10 +136,7 @@ const HTTP: &[Field] = &[
 
 const DEBUG: &[Field] = &[
     used("addr", Kind::Text),
-    used(
-        "prometheus",
-        Kind::Keys(&[used("enabled", Kind::Flag), used("path", Kind::Text)]),
-    ),
+    used("prometheus", Kind::Keys(&[used("enabled", Kind::Flag), used("path", Kind::Text)])),
 ];
 
 const TLS: &[Field] = &[
@@ -175,10 +167,7 @@ const fn driver(name: &'static str) -> Field {
 
 /// `storage`. What is in here and no driver is in [`NO_DRIVERS`].
 const STORAGE: &[Field] = &[
-    used(
-        "filesystem",
-        Kind::Keys(&[used("rootdirectory", Kind::Text), silent("maxthreads")]),
-    ),
+    used("filesystem", Kind::Keys(&[used("rootdirectory", Kind::Text), silent("maxthreads")])),
     used("inmemory", Kind::Opaque),
     driver("s3"),
     driver("s3aws"),
@@ -204,7 +193,7 @@ const CACHE: &[Field] = &[
 ];
 
 const PROXY: &[Field] = &[
-    used("remoteurl", Kind::Raw),
+    used("remoteurl", Kind::Text),
     used("username", Kind::Raw),
     used("password", Kind::Secret),
     refused(
@@ -219,11 +208,8 @@ const PROXY: &[Field] = &[
 const HEALTH: &[Field] = &[
     // A failing store never makes tidegate answer 503 to what it can still serve.
     silent("storagedriver"),
-    used(
-        "file",
-        Kind::Each(&[used("file", Kind::Text), used("interval", Kind::Duration)]),
-    )
-    .or("filecheckers"),
+    used("file", Kind::Each(&[used("file", Kind::Text), used("interval", Kind::Duration)]))
+        .or("filecheckers"),
     used("http", Kind::Each(HTTP_CHECK)).or("httpcheckers"),
     used("tcp", Kind::Each(TCP_CHECK)).or("tcpcheckers"),
 ];
@@ -248,17 +234,9 @@ const NETWORK: &str = "remove it, and keep the port within your network";
 
 const AUTH: &[Field] = &[
     silent("none"),
-    refused(
-        "htpasswd",
-        "this version knows no logins of clients, so everybody would be let in",
-        NETWORK,
-    ),
+    refused("htpasswd", "this version knows no logins of clients, so everybody would be let in", NETWORK),
     refused("silly", "it is a test of registry and no protection", NETWORK),
-    refused(
-        "token",
-        "tidegate takes no tokens of clients, so everybody would be let in",
-        NETWORK,
-    ),
+    refused("token", "tidegate takes no tokens of clients, so everybody would be let in", NETWORK),
 ];
 
 const LATER: &str = "this version does not have it";

@@ -43,10 +43,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, DurationError> {
     }
     let text = text.strip_prefix('+').unwrap_or(text);
     if let Some(nanoseconds) = number(text) {
-        return nanoseconds
-            .try_into()
-            .map(Duration::from_nanos)
-            .map_err(|_| DurationError::Malformed);
+        return nanoseconds.try_into().map(Duration::from_nanos).map_err(|_| DurationError::Malformed);
     }
     if is_digits(text) {
         return Err(DurationError::TooLong);

@@ -39,9 +39,7 @@ fn check(reader: &mut Reader<'_>, at: &str, probe: Probe) -> Check {
         interval = INTERVAL_MIN;
         let origin = reader.node(&key).map(|node| node.origin.clone());
         let text = "a check runs at most ten times a second";
-        reader
-            .report
-            .warn(&key, &origin.unwrap_or_else(|| Origin::whole(at)), text);
+        reader.report.warn(&key, &origin.unwrap_or_else(|| Origin::whole(at)), text);
     }
     Check {
         probe,
@@ -53,9 +51,7 @@ fn check(reader: &mut Reader<'_>, at: &str, probe: Probe) -> Check {
 
 /// A duration; 0 is the default, as in `registry`.
 fn positive(reader: &mut Reader<'_>, key: &str) -> Option<Duration> {
-    reader
-        .duration(key)
-        .filter(|duration| !duration.is_zero())
+    reader.duration(key).filter(|duration| !duration.is_zero())
 }
 
 fn file(reader: &mut Reader<'_>, at: &str) -> Option<Probe> {
@@ -66,22 +62,15 @@ fn file(reader: &mut Reader<'_>, at: &str) -> Option<Probe> {
 fn http(reader: &mut Reader<'_>, at: &str) -> Option<Probe> {
     let found = required(reader, at, "uri", "the URL to ask")?;
     let headers = reader.headers(&format!("{at}.headers"));
-    let headers = headers
-        .into_iter()
-        .map(|(name, found)| (name, found.text))
-        .collect();
+    let headers = headers.into_iter().map(|(name, found)| (name, found.text)).collect();
     let status = status(reader, &format!("{at}.statuscode"));
     match Url::parse(&found.text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(Probe::Http {
-            url,
-            headers,
-            status,
-        }),
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Some(Probe::Http { url, headers, status })
+        }
         _ => {
             let fix = "write scheme, host and path, such as http://127.0.0.1:8080/ready";
-            reader
-                .report
-                .refuse(found.problem("no URL of http or https", fix));
+            reader.report.refuse(found.problem("no URL of http or https", fix));
             None
         }
     }

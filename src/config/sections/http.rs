@@ -39,15 +39,11 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
         ("unix", Some(found)) => Listen::Unix(PathBuf::from(found.text)),
         ("unix", None) => {
             let fix = "write the path of the socket in http.addr";
-            reader
-                .report
-                .refuse(net.problem("a Unix socket needs a path", fix));
+            reader.report.refuse(net.problem("a Unix socket needs a path", fix));
             LISTEN
         }
         _ => {
-            reader
-                .report
-                .refuse(net.problem("no such kind of socket", "use tcp or unix"));
+            reader.report.refuse(net.problem("no such kind of socket", "use tcp or unix"));
             LISTEN
         }
     }
@@ -56,21 +52,19 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
 fn tcp(reader: &mut Reader<'_>, found: &Found) -> Listen {
     address::parse(&found.text).unwrap_or_else(|error| {
         let fix = "write :5000, or an IP address and a port, such as 127.0.0.1:5000 or [::1]:5000";
-        reader
-            .report
-            .refuse(found.problem(format!("no address to listen on: {error}"), fix));
+        reader.report.refuse(found.problem(format!("no address to listen on: {error}"), fix));
         LISTEN
     })
 }
 
 fn prefix(reader: &mut Reader<'_>) -> String {
-    let Some(found) = reader.text("http.prefix") else { return String::new() };
+    let Some(found) = reader.text("http.prefix") else {
+        return String::new();
+    };
     let sound = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
     if !found.text.starts_with('/') || !found.text.bytes().all(sound) || found.text.contains("//") {
         let reason = "no path of letters, digits and -._~ that starts with a slash";
-        reader
-            .report
-            .refuse(found.problem(reason, "write it as /mirror/"));
+        reader.report.refuse(found.problem(reason, "write it as /mirror/"));
     }
     found.text.trim_end_matches('/').to_owned()
 }
@@ -86,15 +80,11 @@ fn headers(reader: &mut Reader<'_>) -> Vec<(HeaderName, HeaderValue)> {
             (Ok(name), Ok(value)) => headers.push((name, value)),
             (Err(_), _) => {
                 let fix = "use letters, digits and dashes";
-                reader
-                    .report
-                    .refuse(found.problem("no name of a header", fix));
+                reader.report.refuse(found.problem("no name of a header", fix));
             }
             (_, Err(_)) => {
                 let fix = "remove line breaks and control characters";
-                reader
-                    .report
-                    .refuse(found.problem("no value of a header", fix));
+                reader.report.refuse(found.problem("no value of a header", fix));
             }
         }
     }
@@ -110,8 +100,5 @@ fn debug(reader: &mut Reader<'_>) -> Option<Debug> {
     }
     let path = path.map_or_else(|| "/metrics".to_owned(), |found| found.text);
     let found = reader.text("http.debug.addr")?;
-    Some(Debug {
-        listen: tcp(reader, &found),
-        metrics: enabled.then_some(path),
-    })
+    Some(Debug { listen: tcp(reader, &found), metrics: enabled.then_some(path) })
 }

@@ -4,18 +4,11 @@ use super::choice;
 use crate::config::reader::Reader;
 use crate::config::{AccessFormat, Formatter, Level, Log};
 
-const LEVELS: [(&str, Level); 4] = [
-    ("error", Level::Error),
-    ("warn", Level::Warn),
-    ("info", Level::Info),
-    ("debug", Level::Debug),
-];
+const LEVELS: [(&str, Level); 4] =
+    [("error", Level::Error), ("warn", Level::Warn), ("info", Level::Info), ("debug", Level::Debug)];
 
-const FORMATTERS: [(&str, Formatter); 3] = [
-    ("text", Formatter::Text),
-    ("json", Formatter::Json),
-    ("logstash", Formatter::Logstash),
-];
+const FORMATTERS: [(&str, Formatter); 3] =
+    [("text", Formatter::Text), ("json", Formatter::Json), ("logstash", Formatter::Logstash)];
 
 const ACCESS: [(&str, AccessFormat); 3] = [
     ("combined", AccessFormat::Combined),
@@ -29,11 +22,8 @@ pub(in crate::config) fn log(reader: &mut Reader<'_>) -> Log {
     let formatter = choice(reader, "log.formatter", &FORMATTERS);
     let access = choice(reader, "tidegate.log.access", &ACCESS);
     let silent = reader.flag("log.accesslog.disabled").unwrap_or(false);
-    let mut fields: Vec<(String, String)> = reader
-        .headers("log.fields")
-        .into_iter()
-        .map(|(name, found)| (name, found.text))
-        .collect();
+    let mut fields: Vec<(String, String)> =
+        reader.headers("log.fields").into_iter().map(|(name, found)| (name, found.text)).collect();
     fields.sort();
     Log {
         level: level.unwrap_or(Level::Info),

@@ -59,19 +59,17 @@ fn lonely(reader: &mut Reader<'_>, alone: &Found, other: &str) -> Option<Tls> {
 }
 
 fn refuse_two_sources(reader: &mut Reader<'_>, certificate: Option<&Found>) {
-    let letsencrypt = reader
-        .node("http.tls.letsencrypt")
-        .is_some_and(|node| !node.is_empty());
+    let letsencrypt = reader.node("http.tls.letsencrypt").is_some_and(|node| !node.is_empty());
     if let Some(found) = certificate.filter(|_| letsencrypt) {
         let reason = "cannot specify both certificate and Let's Encrypt";
-        reader
-            .report
-            .refuse(found.problem(reason, "remove http.tls.letsencrypt"));
+        reader.report.refuse(found.problem(reason, "remove http.tls.letsencrypt"));
     }
 }
 
 fn only_1_3(reader: &mut Reader<'_>) -> bool {
-    let Some(found) = reader.text("http.tls.minimumtls") else { return false };
+    let Some(found) = reader.text("http.tls.minimumtls") else {
+        return false;
+    };
     match found.text.as_str() {
         "tls1.3" => true,
         "tls1.2" => false,
@@ -101,17 +99,13 @@ fn suites(reader: &mut Reader<'_>, only_1_3: bool) -> Vec<String> {
         } else {
             unknown = true;
             let fix = format!("use names such as {}", OFFERED.join(", "));
-            reader
-                .report
-                .refuse(suite.problem("no such cipher suite", fix));
+            reader.report.refuse(suite.problem("no such cipher suite", fix));
         }
     }
     let Some(first) = found.first() else { return suites };
     if suites.is_empty() && !unknown {
         let fix = format!("add one of {}", OFFERED.join(", "));
-        reader
-            .report
-            .refuse(first.problem("none of the cipher suites can be offered", fix));
+        reader.report.refuse(first.problem("none of the cipher suites can be offered", fix));
     }
     if only_1_3 {
         let text = "with minimumtls: tls1.3 all suites of TLS 1.3 are offered, whatever is listed";
