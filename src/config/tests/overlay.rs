@@ -219,3 +219,9 @@ fn the_two_documented_command_lines_load() {
     assert!(config.warnings.is_empty() && config.http.tls.is_some() && config.proxy.configured);
     assert_eq!(config.http.listen, Listen::Tcp("0.0.0.0:443".parse().unwrap()));
 }
+
+#[test]
+fn a_file_that_is_missing_is_one_problem() {
+    let variables = [("REGISTRY_PROXY_USERNAME", "bot"), ("REGISTRY_PROXY_PASSWORD_FILE", "/nowhere")];
+    assert_eq!(from_variables(&variables).unwrap_err().problems().len(), 1);
+}
