@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 pub use blob::BlobAnswer;
 pub use fault::Denial;
-pub use list::{CatalogPage, TagsPage};
+pub use list::{CatalogPage, Next, ReferrersAnswer, TagsPage};
 pub use manifest::ManifestAnswer;
 pub use outcome::{Outcome, Stale};
 pub use repository::Repository;
@@ -44,8 +44,8 @@ use crate::index::{Index, RepoKey};
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
-use crate::upstream::Upstream;
 use crate::sys::collapse::Collapse;
+use crate::upstream::Upstream;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use negative::Negatives;
@@ -149,7 +149,11 @@ impl Engine {
     }
 
     /// The repository that a request means, or the refusal that it gets.
-    pub fn resolve(&self, source: Option<&route::Source>, name: &RepositoryName) -> Result<Repository, Denial> {
+    pub fn resolve(
+        &self,
+        source: Option<&route::Source>,
+        name: &RepositoryName,
+    ) -> Result<Repository, Denial> {
         self.naming.resolve(source, name).map_err(|why| match why {
             NotServed::Source(host) => fault::not_a_source(&host),
             NotServed::Pattern => fault::not_allowed(name),

@@ -75,23 +75,13 @@ impl Index {
     /// An index without a disk.
     pub fn in_memory(reason: String) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::KEPT_ROWS_MAX));
-        Self {
-            map: None,
-            overlay,
-            writer: None,
-            backend: Backend::Memory(reason),
-        }
+        Self { map: None, overlay, writer: None, backend: Backend::Memory(reason) }
     }
 
     fn mapped(map: Map) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::PENDING_ROWS_MAX));
         let writer = Writer::start(map.clone(), Arc::clone(&overlay));
-        Self {
-            map: Some(map),
-            overlay,
-            writer: Some(writer),
-            backend: Backend::Mapped,
-        }
+        Self { map: Some(map), overlay, writer: Some(writer), backend: Backend::Mapped }
     }
 
     /// Where rows are kept.
@@ -155,20 +145,15 @@ impl Index {
     fn scan<T: std::str::FromStr>(&self, prefix: &[u8], after: Option<&str>, limit: usize) -> Vec<T> {
         let start = [prefix, after.unwrap_or_default().as_bytes()].concat();
         let pending = self.overlay.from(&start, prefix);
-        let mut keys = self.mapped_keys(
-            &start,
-            prefix,
-            limit.saturating_add(pending.len()).saturating_add(1),
-        );
+        let mut keys =
+            self.mapped_keys(&start, prefix, limit.saturating_add(pending.len()).saturating_add(1));
         for (key, row) in pending {
             match row {
                 Pending::Row(_) => keys.insert(key),
                 Pending::Removed => keys.remove(&key),
             };
         }
-        let ends = keys
-            .iter()
-            .filter(|key| after.is_none() || key.as_slice() != start.as_slice());
+        let ends = keys.iter().filter(|key| after.is_none() || key.as_slice() != start.as_slice());
         let texts = ends.filter_map(|key| std::str::from_utf8(key.get(prefix.len()..)?).ok());
         texts.filter_map(|text| text.parse().ok()).take(limit).collect()
     }
@@ -184,10 +169,7 @@ impl Index {
         let Ok(rows) = map.rows.range(&transaction, &range) else {
             return Default::default();
         };
-        let keys = rows
-            .map_while(Result::ok)
-            .map(|(key, _)| key)
-            .take_while(|key| key.starts_with(prefix));
+        let keys = rows.map_while(Result::ok).map(|(key, _)| key).take_while(|key| key.starts_with(prefix));
         keys.take(limit).map(<[u8]>::to_vec).collect()
     }
 }

@@ -10,8 +10,13 @@
 //! [`registry`] is the OCI protocol as values: it does no I/O, depends on nothing and may be used by all.
 //! `observe` (logs, metrics, health) is handed in from the side; `config` is read once, before anything starts.
 
+pub mod cli;
 pub mod config;
+pub mod edge;
+pub mod engine;
 pub mod index;
+pub mod observe;
 pub mod registry;
 pub mod store;
 pub mod sys;
+pub mod upstream;

@@ -93,18 +93,12 @@ impl Store {
     pub fn open(root: &Path, push_volume: PushVolume) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         if push_volume == PushVolume::Refuse && is_push_registry(&layout) {
-            return Err(StoreError::PushRegistry {
-                path: root.to_owned(),
-            });
+            return Err(StoreError::PushRegistry { path: root.to_owned() });
         }
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
         sweep(&layout.partials());
-        Ok(Self {
-            layout,
-            _lock: lock,
-            _temporary: None,
-        })
+        Ok(Self { layout, _lock: lock, _temporary: None })
     }
 
     /// A store in a temporary folder that goes away with it.
@@ -132,40 +126,26 @@ impl Store {
             return Ok(None);
         };
         let identity = files::identity(&file)?;
-        Ok(Some(OpenBlob {
-            file: Arc::new(file),
-            identity,
-        }))
+        Ok(Some(OpenBlob { file: Arc::new(file), identity }))
     }
 
     /// Begins a blob. With its length known, room is reserved first: a full disk shows here.
     pub fn begin(&self, digest: &Digest, size: Option<u64>) -> io::Result<Partial> {
-        Partial::create(
-            self.layout.partial(digest, &entropy::hex()),
-            digest.algorithm(),
-            size,
-        )
+        Partial::create(self.layout.partial(digest, &entropy::hex()), digest.algorithm(), size)
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
     /// crash the blob is there whole, or not at all.
     pub fn publish(&self, mut partial: Partial, digest: &Digest) -> io::Result<Identity> {
         if partial.digest() != *digest {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the bytes do not hash to the digest",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
         partial.sync()?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
         folders(&folder)?;
         partial.rename(&target)?;
-        for changed in [
-            Some(folder.as_path()),
-            folder.parent(),
-            folder.parent().and_then(Path::parent),
-        ] {
+        for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }
         // Taken after the rename, which changes the ctime.
@@ -182,9 +162,7 @@ impl Store {
         let mut kept: Vec<_> = fs::read_dir(self.layout.quarantine())?.flatten().collect();
         kept.sort_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
         let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter()
-            .take(surplus)
-            .try_for_each(|entry| fs::remove_file(entry.path()))
+        kept.iter().take(surplus).try_for_each(|entry| fs::remove_file(entry.path()))
     }
 }
 
@@ -200,16 +178,8 @@ fn create(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
     for path in [layout.blobs(), layout.repositories()] {
         at(path.clone(), folders(&path))?;
     }
-    for path in [
-        layout.ours(),
-        layout.partials(),
-        layout.quarantine(),
-        layout.index(),
-    ] {
-        at(
-            path.clone(),
-            DirBuilder::new().recursive(true).mode(0o700).create(&path),
-        )?;
+    for path in [layout.ours(), layout.partials(), layout.quarantine(), layout.index()] {
+        at(path.clone(), DirBuilder::new().recursive(true).mode(0o700).create(&path))?;
     }
     Ok(())
 }
@@ -221,11 +191,7 @@ fn folders(path: &Path) -> io::Result<()> {
 
 fn lock(layout: &Layout) -> Result<File, StoreError> {
     let path = layout.lock();
-    let opened = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let opened = File::options().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|source| unwritable(path.clone(), source))?;
     match files::lock_exclusively(&file) {
         Ok(true) => Ok(file),
@@ -244,9 +210,7 @@ fn sweep(partials: &Path) {
 }
 
 fn unwritable(path: PathBuf, source: io::Error) -> StoreError {
-    let existing = path
-        .ancestors()
-        .find_map(|folder| Some((folder, fs::metadata(folder).ok()?)));
+    let existing = path.ancestors().find_map(|folder| Some((folder, fs::metadata(folder).ok()?)));
     let owner = existing.map_or_else(String::new, |(folder, metadata)| {
         let mode = metadata.permissions().mode() & 0o7777;
         format!(
@@ -256,12 +220,7 @@ fn unwritable(path: PathBuf, source: io::Error) -> StoreError {
             metadata.gid()
         )
     });
-    StoreError::Unwritable {
-        path,
-        owner,
-        uid: files::uid(),
-        source,
-    }
+    StoreError::Unwritable { path, owner, uid: files::uid(), source }
 }
 
 /// A folder that goes away with its value.

@@ -39,9 +39,7 @@ impl Overlay<'_> {
         rest: &[&str],
         variable: &Variable<'_>,
     ) {
-        let Some((first, below)) = rest.split_first() else {
-            return;
-        };
+        let Some((first, below)) = rest.split_first() else { return };
         compat::open_short_form(node, path);
         let Some(field) = fields.iter().find(|field| field.is_upper(first)) else {
             return self.unknown_below(path, first, variable);
@@ -85,9 +83,7 @@ impl Overlay<'_> {
 
     /// One header: its values at once, or one of them by its number.
     fn header(&mut self, node: &mut Node, path: &str, rest: &[&str], variable: &Variable<'_>) {
-        let Some((name, rest)) = rest.split_first() else {
-            return;
-        };
+        let Some((name, rest)) = rest.split_first() else { return };
         let place = named(node, name, variable);
         if rest.is_empty() {
             *place = list(variable).unwrap_or_else(|| text(variable));
@@ -112,9 +108,7 @@ impl Overlay<'_> {
         if !matches!(node.value, Value::List(_)) {
             node.value = Value::List(Vec::new());
         }
-        let Value::List(items) = &mut node.value else {
-            return None;
-        };
+        let Value::List(items) = &mut node.value else { return None };
         if index == items.len() {
             items.push(Node::null(variable.origin.clone()));
         }

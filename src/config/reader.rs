@@ -104,9 +104,7 @@ impl<'a> Reader<'a> {
 
     /// The texts of a list, or those between the commas of one text.
     pub(super) fn texts(&self, key: &str) -> Vec<Found> {
-        let Some(node) = self.node(key) else {
-            return Vec::new();
-        };
+        let Some(node) = self.node(key) else { return Vec::new() };
         if let Value::List(items) = &node.value {
             return items.iter().filter_map(|item| found(key, item)).collect();
         }
@@ -119,9 +117,7 @@ impl<'a> Reader<'a> {
 
     /// The names of a map and the texts of each, in order.
     pub(super) fn headers(&self, key: &str) -> Vec<(String, Found)> {
-        let Some(Value::Map(entries)) = self.node(key).map(|node| &node.value) else {
-            return Vec::new();
-        };
+        let Some(Value::Map(entries)) = self.node(key).map(|node| &node.value) else { return Vec::new() };
         let mut headers = Vec::new();
         for entry in entries {
             let key = format!("{key}.{}", entry.name);

@@ -73,11 +73,17 @@ impl Engine {
     }
 
     /// The file under a digest, and the row that entitles the repository to it. One trip to the blocking pool.
-    async fn look_up(&self, repository: &Repository, digest: &Digest, want: Want) -> (Held, Option<MemberRow>) {
+    async fn look_up(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        want: Want,
+    ) -> (Held, Option<MemberRow>) {
         if self.flights.find(digest).is_some() {
             return (Held::Absent, self.index.member(&repository.key, digest));
         }
-        let known = self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
+        let known =
+            self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
         let indexed = self.index.member(&repository.key, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let looked = blocking(move || {
@@ -91,7 +97,12 @@ impl Engine {
 
     /// Whether the repository may have a blob that is held: by a manifest, or by the upstream's word, which is asked for
     /// once and remembered.
-    async fn entitled(self: &Arc<Self>, repository: &Repository, digest: &Digest, member: bool) -> Result<Outcome, Denial> {
+    async fn entitled(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        member: bool,
+    ) -> Result<Outcome, Denial> {
         if member {
             return Ok(Outcome::Hit);
         }
@@ -99,7 +110,11 @@ impl Engine {
     }
 
     /// Asks the upstream by HEAD whether a blob belongs to the repository, together with all who ask now.
-    async fn confirm_blob(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Denial> {
+    async fn confirm_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.confirmations.join((repository.key, *digest), || async move {
             let size = engine.upstream.blob_head(&target.name, &wanted).await.map_err(Arc::new)?;
@@ -111,7 +126,9 @@ impl Engine {
             Ok(Some(Ok(size))) => Ok(size),
             Ok(Some(Err(error))) => Err(self.deny_blob(repository, digest, &error)),
             Ok(None) => Err(fault::blob_busy("the question failed", "the task of the question is gone")),
-            Err(_) => Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit")),
+            Err(_) => {
+                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -124,11 +141,15 @@ impl Engine {
         want: Want,
     ) -> Result<BlobAnswer, Denial> {
         if self.mistrusted.holds(digest, clock::monotonic()) {
-            return Err(fault::blob_busy("the upstream gave wrong bytes for this digest", "wrong bytes moments ago"));
+            return Err(fault::blob_busy(
+                "the upstream gave wrong bytes for this digest",
+                "wrong bytes moments ago",
+            ));
         }
         if want == Want::Head {
             let size = self.confirm_blob(repository, digest).await?.or(member.and_then(|row| row.size));
-            let size = size.ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
+            let size = size
+                .ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
             return Ok(BlobAnswer { outcome: Outcome::Miss, digest: *digest, size, source: None });
         }
         if member.is_none() && self.flights.find(digest).is_some() {
@@ -157,9 +178,15 @@ impl Engine {
             Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(error)) => self.pass_through(repository, &digest, &error).await,
-            Err(Failure::Mismatch) => Err(fault::blob_busy("the upstream gave wrong bytes for this digest", "mismatch")),
-            Err(Failure::Slow) => Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit")),
-            Err(Failure::Abandoned) => Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone")),
+            Err(Failure::Mismatch) => {
+                Err(fault::blob_busy("the upstream gave wrong bytes for this digest", "mismatch"))
+            }
+            Err(Failure::Slow) => {
+                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
+            Err(Failure::Abandoned) => {
+                Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone"))
+            }
         }
     }
 
@@ -172,8 +199,11 @@ impl Engine {
     ) -> Result<BlobAnswer, Denial> {
         tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
-        let opened = tokio::time::timeout(HEADERS_WAIT, self.upstream.blob(&repository.name, digest, 0)).await;
-        let opened = opened.map_err(|_| fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))?;
+        let opened =
+            tokio::time::timeout(HEADERS_WAIT, self.upstream.blob(&repository.name, digest, 0)).await;
+        let opened = opened.map_err(|_| {
+            fault::blob_busy("the upstream did not answer in time", "no answer within the limit")
+        })?;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
         let source = Source::Passing(Box::new(Passing::new(transfer, *digest)));
@@ -181,7 +211,12 @@ impl Engine {
     }
 
     /// The denial for a failed fetch; an absence is remembered.
-    pub(super) fn deny_blob(&self, repository: &Repository, digest: &Digest, error: &Arc<FetchError>) -> Denial {
+    pub(super) fn deny_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        error: &Arc<FetchError>,
+    ) -> Denial {
         if error.class() == Class::Absent {
             self.negatives.add((repository.key, Wanted::Blob(*digest)), clock::monotonic());
         }
@@ -204,6 +239,10 @@ fn open(store: &Store, digest: &Digest, known: Option<files::Identity>, want: Wa
     }
     let small = want == Want::Body && open.identity.size <= CHUNK_BYTES;
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
-    let head = if small { files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length) } else { None };
+    let head = if small {
+        files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length)
+    } else {
+        None
+    };
     Held::Verified(open, head)
 }

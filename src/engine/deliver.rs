@@ -50,8 +50,11 @@ pub enum Body {
     /// All of it.
     Whole(Bytes),
     /// Piece by piece.
-    Pieces(futures_util::stream::BoxStream<'static, Result<Bytes, Cut>>),
+    Pieces(Pieces),
 }
+
+/// Pieces in order; none is empty.
+pub type Pieces = futures_util::stream::BoxStream<'static, Result<Bytes, Cut>>;
 
 impl Source {
     /// Whether a part can be read, or only the whole.
@@ -129,7 +132,8 @@ impl FlightReader {
     /// Waits until there is something to read.
     async fn wait(&mut self) -> Result<(Arc<File>, u64), Cut> {
         let first = self.range.first;
-        let moved = self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
+        let moved =
+            self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
         let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
         match (&now.phase, &now.file) {
             (Phase::Failed(Failure::Mismatch), _) => Err(Cut::Wrong),

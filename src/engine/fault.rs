@@ -19,7 +19,7 @@ pub struct Denial {
     /// For the header, the log and the metrics.
     pub outcome: Outcome,
     /// For the client.
-    pub fault: Fault,
+    pub fault: Box<Fault>,
 }
 
 /// When to come back if the upstream named no time for its limit: its windows are hours, a client's patience is not.
@@ -34,26 +34,28 @@ const BLOB_WAIT: Duration = Duration::from_secs(2);
 impl Denial {
     /// A denial found at the upstream.
     fn missed(fault: Fault) -> Self {
-        Self { outcome: Outcome::Miss, fault }
+        Self { outcome: Outcome::Miss, fault: Box::new(fault) }
     }
 
     /// A denial remembered.
     fn remembered(fault: Fault) -> Self {
-        Self { outcome: Outcome::Negative, fault }
+        Self { outcome: Outcome::Negative, fault: Box::new(fault) }
     }
 }
 
 /// The request names a registry that is not configured.
 pub fn not_a_source(host: &str) -> Denial {
-    let fault = Fault::new(Code::NameUnknown).with_detail(json!({ "ns": host })).because("no such upstream here");
-    Denial { outcome: Outcome::Refused, fault }
+    let fault =
+        Fault::new(Code::NameUnknown).with_detail(json!({ "ns": host })).because("no such upstream here");
+    Denial { outcome: Outcome::Refused, fault: Box::new(fault) }
 }
 
 /// The patterns leave the repository out.
 pub fn not_allowed(name: &RepositoryName) -> Denial {
     let detail = json!({ "name": name.as_str(), "reason": "this mirror does not serve the repository" });
-    let fault = Fault::new(Code::NameUnknown).with_detail(detail).because("left out by proxy.allow or proxy.deny");
-    Denial { outcome: Outcome::Refused, fault }
+    let fault =
+        Fault::new(Code::NameUnknown).with_detail(detail).because("left out by proxy.allow or proxy.deny");
+    Denial { outcome: Outcome::Refused, fault: Box::new(fault) }
 }
 
 /// A manifest that was found absent seconds ago.
@@ -71,7 +73,9 @@ pub fn manifest(reference: &Reference, error: &Arc<FetchError>) -> Denial {
     Denial::missed(match error.class() {
         Class::Absent => unknown_manifest(reference).because(error),
         Class::LoginRefused => unknown_manifest(reference).with_detail(login_refused()).because(error),
-        Class::Limited => unavailable("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error),
+        Class::Limited => {
+            unavailable("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error)
+        }
         Class::Slow => unavailable("the upstream did not answer in time", DOWN_WAIT, error),
         Class::Down => unavailable("the upstream can't be reached", DOWN_WAIT, error),
         Class::Garbage => unavailable("the upstream gave nothing that may be served", DOWN_WAIT, error),
@@ -83,7 +87,9 @@ pub fn blob(digest: &Digest, error: &Arc<FetchError>) -> Denial {
     Denial::missed(match error.class() {
         Class::Absent => unknown_blob(digest).because(error),
         Class::LoginRefused => unknown_blob(digest).with_detail(login_refused()).because(error),
-        Class::Limited => busy("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error),
+        Class::Limited => {
+            busy("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error)
+        }
         Class::Slow => busy("the upstream did not answer in time", BLOB_WAIT, error),
         Class::Down => busy("the upstream can't be reached", BLOB_WAIT, error),
         Class::Garbage => busy("the upstream gave nothing that may be served", BLOB_WAIT, error),

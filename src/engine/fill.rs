@@ -34,7 +34,12 @@ struct Fill {
 
 impl Engine {
     /// Starts the task of a new flight. It runs to its end whoever leaves.
-    pub(super) fn start_fill(self: &Arc<Self>, flight: Arc<Flight>, repository: Repository, expected: Option<u64>) {
+    pub(super) fn start_fill(
+        self: &Arc<Self>,
+        flight: Arc<Flight>,
+        repository: Repository,
+        expected: Option<u64>,
+    ) {
         let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
         tokio::spawn(async move {
             let guard = Landing(Arc::clone(&fill.engine), Arc::clone(&fill.flight));
@@ -93,7 +98,9 @@ impl Fill {
             if partial.written() > before {
                 waits = RESUME_WAITS.iter();
             }
-            let Some(wait) = waits.next() else { return Err(Failure::Fetch(Arc::new(error))) };
+            let Some(wait) = waits.next() else {
+                return Err(Failure::Fetch(Arc::new(error)));
+            };
             tracing::warn!(digest = %self.flight.digest, at = partial.written(), %error, "the upstream broke off; going on");
             tokio::time::sleep(*wait).await;
             transfer = self.resume(&repository, partial.written()).await?;
@@ -124,7 +131,10 @@ impl Fill {
         match (transfer.total(), self.expected) {
             (Some(announced), Some(expected)) if announced != expected => {
                 let host = transfer.host().to_owned();
-                Err(Failure::Fetch(Arc::new(FetchError::Malformed { host, what: "a blob of another length than its manifest says" })))
+                Err(Failure::Fetch(Arc::new(FetchError::Malformed {
+                    host,
+                    what: "a blob of another length than its manifest says",
+                })))
             }
             (announced, expected) => Ok(announced.or(expected)),
         }
@@ -161,7 +171,9 @@ impl Fill {
             let (batch, ended) = gather(&mut transfer, &mut skip).await;
             let bytes: usize = batch.iter().map(Bytes::len).sum();
             if partial.written() + bytes as u64 > limit {
-                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge { host: transfer.host().to_owned() })));
+                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge {
+                    host: transfer.host().to_owned(),
+                })));
             }
             if bytes > 0 {
                 partial = append(partial, batch).await?;

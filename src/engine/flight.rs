@@ -102,7 +102,9 @@ impl Flight {
             let over = matches!(now.phase, Phase::Verified | Phase::Failed(_));
             over || (now.total.is_some() && now.file.is_some()) || self.denies(repository)
         });
-        let Ok(known) = tokio::time::timeout(HEADERS_WAIT, opened).await else { return Err(Failure::Slow) };
+        let Ok(known) = tokio::time::timeout(HEADERS_WAIT, opened).await else {
+            return Err(Failure::Slow);
+        };
         let known = known.map_err(|_| Failure::Abandoned)?;
         match (&known.phase, known.total) {
             (Phase::Failed(failure), _) => Err(failure.clone()),

@@ -124,7 +124,10 @@ mod tests {
     fn inside_its_window_a_tag_is_fresh() {
         let rules = Rules { fresh: Duration::from_secs(60), ..RULES };
         let left = Duration::from_secs(45);
-        assert_eq!(plan(Some(Duration::from_secs(15)), &rules, Verdict::Open), Plan::Serve(Outcome::Fresh(left)));
+        assert_eq!(
+            plan(Some(Duration::from_secs(15)), &rules, Verdict::Open),
+            Plan::Serve(Outcome::Fresh(left))
+        );
         assert_eq!(plan(Some(Duration::from_secs(60)), &rules, Verdict::Open), Plan::Confirm);
     }
 

@@ -85,10 +85,11 @@ impl Engine {
         let n = page.n.unwrap_or(CATALOG_PAGE.min(most));
         if n > most {
             let fault = Fault::new(Code::PaginationNumberInvalid).with_detail(json!({ "n": n }));
-            return Err(Denial { outcome: Outcome::Refused, fault });
+            return Err(Denial { outcome: Outcome::Refused, fault: Box::new(fault) });
         }
         let wanted = usize::try_from(n).unwrap_or(usize::MAX);
-        let names = self.index.repositories(self.naming.upstream(), page.last.as_deref(), wanted.saturating_add(1));
+        let names =
+            self.index.repositories(self.naming.upstream(), page.last.as_deref(), wanted.saturating_add(1));
         let mut repositories: Vec<_> = names.iter().map(ToString::to_string).collect();
         let more = repositories.len() > wanted;
         repositories.truncate(wanted);
@@ -135,13 +136,21 @@ impl Engine {
 }
 
 /// Cuts the wanted page out of what an upstream gave, which may have ignored `n` and `last`.
-fn cut_page(mut tags: Vec<String>, more: bool, n: Option<u32>, last: Option<&str>, outcome: Outcome) -> TagsPage {
+fn cut_page(
+    mut tags: Vec<String>,
+    more: bool,
+    n: Option<u32>,
+    last: Option<&str>,
+    outcome: Outcome,
+) -> TagsPage {
     tags.sort_unstable();
     tags.dedup();
     if let Some(last) = last {
         tags.retain(|tag| tag.as_str() > last);
     }
-    let Some(n) = n else { return TagsPage { tags, next: None, outcome } };
+    let Some(n) = n else {
+        return TagsPage { tags, next: None, outcome };
+    };
     let wanted = usize::try_from(n).unwrap_or(usize::MAX);
     let more = more || tags.len() > wanted;
     tags.truncate(wanted);
@@ -179,6 +188,9 @@ mod tests {
     #[test]
     fn the_empty_index_is_an_index() {
         let parsed: serde_json::Value = serde_json::from_slice(&empty_index()).unwrap();
-        assert_eq!((parsed["schemaVersion"].as_i64(), parsed["manifests"].as_array().map(Vec::len)), (Some(2), Some(0)));
+        assert_eq!(
+            (parsed["schemaVersion"].as_i64(), parsed["manifests"].as_array().map(Vec::len)),
+            (Some(2), Some(0))
+        );
     }
 }

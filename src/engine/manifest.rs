@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::flight::HEADERS_WAIT;
 use super::outcome::Outcome;
-use super::{Denial, Engine, Repository, Wanted, Want, blocking, fault};
+use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
 use crate::registry::{Digest, Manifest, MediaType, Reference};
@@ -63,7 +63,13 @@ impl Held {
     /// The answer for a client.
     pub fn answer(self, outcome: Outcome) -> ManifestAnswer {
         let size = self.bytes.len() as u64;
-        ManifestAnswer { outcome, digest: self.digest, media_type: self.media_type, size, bytes: Some(self.bytes) }
+        ManifestAnswer {
+            outcome,
+            digest: self.digest,
+            media_type: self.media_type,
+            size,
+            bytes: Some(self.bytes),
+        }
     }
 }
 
@@ -100,7 +106,8 @@ impl Engine {
     ) -> Result<ManifestAnswer, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.fetches.join((repository.key, *digest), || async move {
-            let fetched = engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
+            let fetched =
+                engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
             engine.keep_manifest(&target, fetched).await
         });
         let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
@@ -108,7 +115,9 @@ impl Engine {
             Ok(Some(Ok(held))) => Ok(held.answer(outcome)),
             Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
             Ok(None) => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
-            Err(_) => Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit")),
+            Err(_) => {
+                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -128,7 +137,9 @@ impl Engine {
                 Ok(ManifestAnswer { outcome: Outcome::Miss, digest: *digest, media_type, size, bytes: None })
             }
             (Reference::Digest(digest), ..) => self.fetch_manifest(repository, digest).await,
-            (Reference::Tag(_), ..) => Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path")),
+            (Reference::Tag(_), ..) => {
+                Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path"))
+            }
         }
     }
 
@@ -150,7 +161,11 @@ impl Engine {
     }
 
     /// Takes in what the upstream gave: checks what it is, makes it readable at once, and publishes it behind our back.
-    pub(super) async fn keep_manifest(self: &Arc<Self>, repository: &Repository, fetched: FetchedManifest) -> Fetched {
+    pub(super) async fn keep_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        fetched: FetchedManifest,
+    ) -> Fetched {
         let digest = fetched.digest;
         let manifest = Manifest::parse(&fetched.bytes, fetched.media_type.as_ref()).map_err(|error| {
             tracing::warn!(%digest, repository = %repository.name, %error, "the upstream's manifest is not taken");
@@ -167,9 +182,11 @@ impl Engine {
     /// The rows that a manifest of a repository gives: itself and everything that it names may be asked for there.
     fn membership(&self, repository: &Repository, digest: Digest, size: u64, manifest: &Manifest) -> Batch {
         let seen_ms = clock::unix_ms();
-        let own = Batch::new()
-            .put_repository(self.naming.upstream(), &repository.name)
-            .put_member(repository.key, digest, MemberRow { size: Some(size), seen_ms });
+        let own = Batch::new().put_repository(self.naming.upstream(), &repository.name).put_member(
+            repository.key,
+            digest,
+            MemberRow { size: Some(size), seen_ms },
+        );
         manifest.descriptors.iter().fold(own, |batch, named| {
             batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
         })
@@ -189,7 +206,9 @@ impl Engine {
                         engine.link_manifest(&repository, &digest).await;
                     }
                 }
-                Err(error) => tracing::error!(%digest, %error, "could not store a manifest; it is served uncached"),
+                Err(error) => {
+                    tracing::error!(%digest, %error, "could not store a manifest; it is served uncached")
+                }
             }
             lock(&engine.unpublished.held).remove(&digest);
         });
@@ -226,7 +245,11 @@ impl Engine {
     }
 
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
-    async fn confirm_manifest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Result<(), Denial> {
+    async fn confirm_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<(), Denial> {
         let reference = Reference::Digest(*digest);
         let head = self.upstream.manifest_head(&repository.name, &reference).await;
         let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
@@ -258,7 +281,9 @@ fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.
 fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<Bytes>> {
-    let Some(open) = store.open_blob(digest)? else { return Ok(None) };
+    let Some(open) = store.open_blob(digest)? else {
+        return Ok(None);
+    };
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
     if length > MANIFEST_BYTES_MAX {
         return Ok(None);

@@ -85,7 +85,9 @@ impl fmt::Display for Outcome {
             Self::Revalidated => f.write_str("tidegate; hit; detail=revalidated"),
             Self::Miss => f.write_str("tidegate; fwd=uri-miss"),
             Self::Collapsed => f.write_str("tidegate; fwd=uri-miss; collapsed"),
-            Self::Stale(why, age) => write!(f, "tidegate; hit; ttl=-{}; detail={}", age.as_secs(), why.detail()),
+            Self::Stale(why, age) => {
+                write!(f, "tidegate; hit; ttl=-{}; detail={}", age.as_secs(), why.detail())
+            }
             Self::Bypass => f.write_str("tidegate; fwd=bypass"),
             Self::Negative => f.write_str("tidegate; hit; detail=negative"),
             Self::Refused => f.write_str("tidegate; detail=refused"),
@@ -110,8 +112,16 @@ mod tests {
         check(Outcome::Revalidated, "tidegate; hit; detail=revalidated", "revalidated");
         check(Outcome::Miss, "tidegate; fwd=uri-miss", "miss");
         check(Outcome::Collapsed, "tidegate; fwd=uri-miss; collapsed", "collapsed");
-        check(Outcome::Stale(Stale::Down, seconds(7)), "tidegate; hit; ttl=-7; detail=stale-down", "stale-down");
-        check(Outcome::Stale(Stale::Gone, seconds(0)), "tidegate; hit; ttl=-0; detail=stale-gone", "stale-gone");
+        check(
+            Outcome::Stale(Stale::Down, seconds(7)),
+            "tidegate; hit; ttl=-7; detail=stale-down",
+            "stale-down",
+        );
+        check(
+            Outcome::Stale(Stale::Gone, seconds(0)),
+            "tidegate; hit; ttl=-0; detail=stale-gone",
+            "stale-gone",
+        );
         check(Outcome::Bypass, "tidegate; fwd=bypass", "bypass");
         check(Outcome::Negative, "tidegate; hit; detail=negative", "negative");
         check(Outcome::Refused, "tidegate; detail=refused", "refused");

@@ -49,5 +49,8 @@ impl Passing {
 pub fn length_of(transfer: &Transfer, expected: Option<u64>) -> Result<u64, FetchError> {
     let whole = transfer.start() == 0;
     let length = transfer.total().or(expected).filter(|_| whole);
-    length.ok_or_else(|| FetchError::Malformed { host: transfer.host().to_owned(), what: "a blob without a length" })
+    length.ok_or_else(|| FetchError::Malformed {
+        host: transfer.host().to_owned(),
+        what: "a blob without a length",
+    })
 }

@@ -5,7 +5,8 @@ use crate::registry::route::Source;
 use crate::registry::{Pattern, RepositoryName};
 
 /// All names under which Docker Hub is asked for.
-const HUB_NAMES: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+const HUB_NAMES: [&str; 4] =
+    ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
 
 /// A repository of the upstream, by the name it has on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +129,9 @@ mod tests {
     #[track_caller]
     fn check(naming: &Naming, source: Option<&str>, name: &str, expected: Result<&str, NotServed>) {
         let source = source.map(|host| Source::Namespace(host.to_owned()));
-        let found = naming.resolve(source.as_ref(), &name.parse().unwrap()).map(|repository| repository.name.to_string());
+        let found = naming
+            .resolve(source.as_ref(), &name.parse().unwrap())
+            .map(|repository| repository.name.to_string());
         assert_eq!(found, expected.map(str::to_owned), "{source:?} {name}");
     }
 
@@ -159,7 +162,14 @@ mod tests {
     #[test]
     fn an_account_sees_with_other_eyes() {
         let with = |account| {
-            let setup = Setup { name: "docker.io", name_configured: false, host: "h", account, allow: vec![], deny: vec![] };
+            let setup = Setup {
+                name: "docker.io",
+                name_configured: false,
+                host: "h",
+                account,
+                allow: vec![],
+                deny: vec![],
+            };
             Naming::new(setup).resolve(None, &"a/b".parse().unwrap()).unwrap().key
         };
         assert_ne!(with(None), with(Some("bot")));

@@ -54,7 +54,9 @@ impl Engine {
         let known = self.known_tag(repository, tag).await;
         let verdict = if known.is_some() { self.gate.verdict(clock::monotonic()) } else { Verdict::Open };
         match (plan(known.as_ref().map(age), &self.rules, verdict), known) {
-            (Plan::Serve(outcome), Some(row)) => self.tag_answer(repository, tag, &row.into(), outcome, want).await,
+            (Plan::Serve(outcome), Some(row)) => {
+                self.tag_answer(repository, tag, &row.into(), outcome, want).await
+            }
             (Plan::ServeAndProbe(outcome), Some(row)) => {
                 self.ask_head(repository, tag);
                 self.tag_answer(repository, tag, &row.into(), outcome, want).await
@@ -89,7 +91,10 @@ impl Engine {
         }
         match error {
             Some(error) => Err(self.deny_manifest(repository, &Reference::Tag(tag.clone()), &error)),
-            None => Err(fault::manifest_busy("the upstream did not answer in time", "the tag is too old to serve")),
+            None => Err(fault::manifest_busy(
+                "the upstream did not answer in time",
+                "the tag is too old to serve",
+            )),
         }
     }
 
@@ -131,7 +136,9 @@ impl Engine {
             Ok(Some(Ok(found))) => self.tag_answer(repository, tag, &found, outcome, want).await,
             Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &reference, &error)),
             Ok(None) => Err(fault::manifest_busy("the question failed", "the task of the question is gone")),
-            Err(_) => Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit")),
+            Err(_) => {
+                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
+            }
         }
     }
 
@@ -171,7 +178,9 @@ impl Engine {
     async fn head_of(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> Result<Resolved, FetchError> {
         let reference = Reference::Tag(tag.clone());
         match self.upstream.manifest_head(&repository.name, &reference).await? {
-            ManifestHead { digest: Some(digest), media_type, size } => Ok(Resolved { digest, media_type, size }),
+            ManifestHead { digest: Some(digest), media_type, size } => {
+                Ok(Resolved { digest, media_type, size })
+            }
             _ => self.get_by_tag(repository, &reference).await,
         }
     }
@@ -199,7 +208,10 @@ impl Engine {
             digest: resolved.digest,
             media_type: resolved.media_type.clone(),
             size: resolved.size,
-            fetched_ms: before.as_ref().filter(|row| row.digest == resolved.digest).map_or(now, |row| row.fetched_ms),
+            fetched_ms: before
+                .as_ref()
+                .filter(|row| row.digest == resolved.digest)
+                .map_or(now, |row| row.fetched_ms),
             validated_ms: now,
         };
         let member = MemberRow { size: resolved.size, seen_ms: now };
@@ -248,7 +260,9 @@ impl Engine {
     ) -> ManifestAnswer {
         let Some(bytes) = &answer.bytes else { return answer };
         let parsed = Manifest::parse(bytes, Some(&answer.media_type)).ok().filter(Manifest::is_index);
-        let Some(child) = parsed.and_then(|list| list.child_for(OLD_CLIENTS_PLATFORM).map(|child| child.digest)) else {
+        let Some(child) =
+            parsed.and_then(|list| list.child_for(OLD_CLIENTS_PLATFORM).map(|child| child.digest))
+        else {
             return answer;
         };
         match self.manifest_by_digest(repository, &child, want).await {
@@ -264,7 +278,6 @@ impl From<TagRow> for Resolved {
     }
 }
 
-
 /// How long ago the upstream confirmed a tag. A stamp from the future (the clock was set back) counts as just now.
 fn age(row: &TagRow) -> Duration {
     Duration::from_millis(clock::unix_ms().saturating_sub(row.validated_ms))
@@ -273,7 +286,8 @@ fn age(row: &TagRow) -> Duration {
 /// The client asked for a tag, so an absence names the tag and not the digest behind it.
 fn retold(mut denial: Denial, tag: &Tag) -> Denial {
     if denial.fault.code == crate::registry::Code::ManifestUnknown {
-        denial.fault = denial.fault.with_detail(serde_json::json!({ "Tag": tag.as_str() }));
+        let fault = denial.fault.with_detail(serde_json::json!({ "Tag": tag.as_str() }));
+        denial.fault = Box::new(fault);
     }
     denial
 }

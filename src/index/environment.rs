@@ -52,10 +52,7 @@ pub(super) fn open(folder: &Path) -> Result<Map, OpenError> {
 }
 
 fn create(path: &Path) -> Result<(), OpenError> {
-    fs::create_dir_all(path).map_err(|source| OpenError::Folder {
-        path: path.to_owned(),
-        source,
-    })
+    fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
 }
 
 fn try_open(path: &Path) -> Result<Map, Damage> {
@@ -74,9 +71,7 @@ fn try_open(path: &Path) -> Result<Map, Damage> {
 fn open_rows(environment: &Env<WithTls>) -> Result<Database<'static, Bytes, Bytes>, heed::Error> {
     let transaction = environment.write_txn()?;
     let created = environment.create_databases_and_commit(transaction, |opener, transaction| {
-        opener
-            .create_database::<Bytes, Bytes>(transaction, None)
-            .map(CommitOrAbort::<_, ()>::Commit)
+        opener.create_database::<Bytes, Bytes>(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
     })?;
     Ok(created.unwrap_commit())
 }
@@ -121,18 +116,9 @@ fn complete(path: &Path) -> Result<bool, Damage> {
     }
     let first = Meta::read(&file, 0)?.ok_or(Damage::Short)?;
     let second = Meta::read(&file, first.page_bytes)?.ok_or(Damage::Short)?;
-    let newest = if second.transaction > first.transaction {
-        &second
-    } else {
-        &first
-    };
-    let claimed = newest
-        .last_page
-        .checked_add(1)
-        .and_then(|pages| pages.checked_mul(first.page_bytes));
-    let claimed = claimed
-        .filter(|claimed| *claimed <= map::MAP_BYTES as u64)
-        .ok_or(Damage::Short)?;
+    let newest = if second.transaction > first.transaction { &second } else { &first };
+    let claimed = newest.last_page.checked_add(1).and_then(|pages| pages.checked_mul(first.page_bytes));
+    let claimed = claimed.filter(|claimed| *claimed <= map::MAP_BYTES as u64).ok_or(Damage::Short)?;
     if length >= claimed {
         return Ok(false);
     }

@@ -45,31 +45,19 @@ struct Rows {
 
 impl Overlay {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            rows: Mutex::default(),
-            changed: Condvar::new(),
-            limit,
-        }
+        Self { rows: Mutex::default(), changed: Condvar::new(), limit }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Pending> {
-        lock(&self.rows)
-            .pending
-            .get(key)
-            .map(|(pending, _)| pending.clone())
+        lock(&self.rows).pending.get(key).map(|(pending, _)| pending.clone())
     }
 
     /// All pending rows under a prefix, from a key on.
     pub(super) fn from(&self, start: &[u8], prefix: &[u8]) -> Vec<(Vec<u8>, Pending)> {
         let rows = lock(&self.rows);
         let range = (std::ops::Bound::Included(start), std::ops::Bound::Unbounded);
-        let under = rows
-            .pending
-            .range::<[u8], _>(range)
-            .take_while(|(key, _)| key.starts_with(prefix));
-        under
-            .map(|(key, (pending, _))| (key.clone(), pending.clone()))
-            .collect()
+        let under = rows.pending.range::<[u8], _>(range).take_while(|(key, _)| key.starts_with(prefix));
+        under.map(|(key, (pending, _))| (key.clone(), pending.clone())).collect()
     }
 
     /// Takes rows in, as one generation.
@@ -97,23 +85,15 @@ impl Overlay {
     pub(super) fn next_group(&self, gather: Duration) -> Option<(Vec<Write>, u64)> {
         let idle = |rows: &mut Rows| rows.pending.is_empty() && !rows.stopping;
         let few = |rows: &mut Rows| rows.pending.len() < FULL_GROUP && !rows.stopping;
-        let rows = self
-            .changed
-            .wait_while(lock(&self.rows), idle)
-            .unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(rows, gather, few)
-            .unwrap_or_else(PoisonError::into_inner);
+        let rows = self.changed.wait_while(lock(&self.rows), idle).unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.changed.wait_timeout_while(rows, gather, few).unwrap_or_else(PoisonError::into_inner);
         let rows = waited.0;
         if rows.pending.is_empty() {
             return None;
         }
-        let group = rows
-            .pending
-            .iter()
-            .map(|(key, (pending, at))| (key.clone(), pending.clone(), *at))
-            .collect();
+        let group =
+            rows.pending.iter().map(|(key, (pending, at))| (key.clone(), pending.clone(), *at)).collect();
         Some((group, rows.generation))
     }
 

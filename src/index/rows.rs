@@ -89,9 +89,7 @@ impl BlobRow {
             out.u64(identity.size);
             out.u64(identity.ctime_ns.cast_unsigned());
         });
-        out.option(self.media_type.as_ref(), |out, media_type| {
-            out.text(media_type.as_str())
-        });
+        out.option(self.media_type.as_ref(), |out, media_type| out.text(media_type.as_str()));
         out.0
     }
 
@@ -101,22 +99,13 @@ impl BlobRow {
         let flags = row.u8()?;
         Some(Self {
             size,
-            kind: if flags & 1 == 1 {
-                BlobKind::Manifest
-            } else {
-                BlobKind::Other
-            },
+            kind: if flags & 1 == 1 { BlobKind::Manifest } else { BlobKind::Other },
             adopted: flags & 2 == 2,
             created_ms: row.u64()?,
             verified_ms: row.option(Decoder::u64)?,
             identity: row.option(|row| {
                 let (device, inode, size) = (row.u64()?, row.u64()?, row.u64()?);
-                Some(Identity {
-                    device,
-                    inode,
-                    size,
-                    ctime_ns: row.u64()?.cast_signed(),
-                })
+                Some(Identity { device, inode, size, ctime_ns: row.u64()?.cast_signed() })
             })?,
             media_type: row.option(|row| MediaType::parse(row.text()?))?,
         })
@@ -130,9 +119,7 @@ impl TagRow {
         out.u64(self.fetched_ms);
         out.u64(self.validated_ms);
         out.option(self.size, Encoder::u64);
-        out.option(self.media_type.as_ref(), |out, media_type| {
-            out.text(media_type.as_str())
-        });
+        out.option(self.media_type.as_ref(), |out, media_type| out.text(media_type.as_str()));
         out.0
     }
 
@@ -158,10 +145,7 @@ impl MemberRow {
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
         let mut row = Decoder(value);
-        Some(Self {
-            seen_ms: row.u64()?,
-            size: row.option(Decoder::u64)?,
-        })
+        Some(Self { seen_ms: row.u64()?, size: row.option(Decoder::u64)? })
     }
 }
 

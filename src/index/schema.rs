@@ -25,9 +25,7 @@ impl RepoKey {
         // A zero byte occurs in none of the three.
         let hash = Digest::sha256([upstream, scope, name.as_str()].join("\0").as_bytes());
         let mut key = [0; 16];
-        key.iter_mut()
-            .zip(hash.bytes())
-            .for_each(|(target, byte)| *target = *byte);
+        key.iter_mut().zip(hash.bytes()).for_each(|(target, byte)| *target = *byte);
         Self(key)
     }
 }

@@ -11,25 +11,15 @@ fn repository(name: &str) -> RepoKey {
 }
 
 fn member(size: u64) -> MemberRow {
-    MemberRow {
-        size: Some(size),
-        seen_ms: 7,
-    }
+    MemberRow { size: Some(size), seen_ms: 7 }
 }
 
 fn blob_row(size: u64) -> BlobRow {
     BlobRow {
         size,
-        identity: Some(Identity {
-            device: 1,
-            inode: 2,
-            size,
-            ctime_ns: -3,
-        }),
+        identity: Some(Identity { device: 1, inode: 2, size, ctime_ns: -3 }),
         kind: BlobKind::Manifest,
-        media_type: Some(crate::registry::MediaType::known(
-            "application/vnd.oci.image.index.v1+json",
-        )),
+        media_type: Some(crate::registry::MediaType::known("application/vnd.oci.image.index.v1+json")),
         created_ms: 4,
         verified_ms: Some(5),
         adopted: true,
@@ -94,31 +84,20 @@ async fn lists_are_sorted_and_merge_what_is_pending() {
     let folder = tempfile::tempdir().unwrap();
     let index = Index::open(folder.path());
     let names = ["library/b", "library/d", "library/a"];
-    let batch = names.iter().fold(Batch::new(), |batch, name| {
-        batch.put_repository("docker.io", &name.parse().unwrap())
-    });
+    let batch = names
+        .iter()
+        .fold(Batch::new(), |batch, name| batch.put_repository("docker.io", &name.parse().unwrap()));
     index.apply(batch.put_repository("quay.io", &"x".parse().unwrap()));
     index.committed().await;
     index.apply(Batch::new().put_repository("docker.io", &"library/c".parse().unwrap()));
     let list = |after, limit| -> Vec<String> {
-        index
-            .repositories("docker.io", after, limit)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        index.repositories("docker.io", after, limit).iter().map(ToString::to_string).collect()
     };
-    assert_eq!(
-        list(None, 10),
-        ["library/a", "library/b", "library/c", "library/d"]
-    );
+    assert_eq!(list(None, 10), ["library/a", "library/b", "library/c", "library/d"]);
     assert_eq!(list(Some("library/b"), 1), ["library/c"]);
     assert_eq!(list(Some("library/bb"), 10), ["library/c", "library/d"]);
     let repo = repository("library/a");
-    index.apply(
-        Batch::new()
-            .put_tag(repo, &tag("v2"), tag_row(2))
-            .put_tag(repo, &tag("v1"), tag_row(1)),
-    );
+    index.apply(Batch::new().put_tag(repo, &tag("v2"), tag_row(2)).put_tag(repo, &tag("v1"), tag_row(1)));
     assert_eq!(index.tags(&repo, None, 10), [tag("v1"), tag("v2")]);
     assert_eq!(index.tags(&repo, Some(&tag("v1")), 10), [tag("v2")]);
 }
@@ -139,19 +118,13 @@ async fn an_index_cut_short_anywhere_is_used_or_set_aside_but_never_kills() {
     let whole = tempfile::tempdir().unwrap();
     filled(whole.path()).await;
     let bytes = std::fs::read(whole.path().join("v1/data.mdb")).unwrap();
-    for length in (0..bytes.len())
-        .step_by(1000)
-        .chain([1, 100, 4096, 4097, 8192, bytes.len() - 1])
-    {
+    for length in (0..bytes.len()).step_by(1000).chain([1, 100, 4096, 4097, 8192, bytes.len() - 1]) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("v1")).unwrap();
         std::fs::write(folder.path().join("v1/data.mdb"), &bytes[..length]).unwrap();
         let index = Index::open(folder.path());
         assert_eq!(*index.backend(), Backend::Mapped, "{length}");
-        assert!(
-            holds_the_fill(&index) || index.blob(&digest(1)).is_none(),
-            "{length}"
-        );
+        assert!(holds_the_fill(&index) || index.blob(&digest(1)).is_none(), "{length}");
         index.apply(Batch::new().put_blob(digest(2), blob_row(2)));
         index.committed().await;
         assert_eq!(index.blob(&digest(2)), Some(blob_row(2)), "{length}");
@@ -165,20 +138,13 @@ async fn garbage_and_foreign_versions_are_set_aside() {
     std::fs::write(folder.path().join("v1/data.mdb"), vec![0xAB; 20_000]).unwrap();
     filled(folder.path()).await;
     assert!(holds_the_fill(&Index::open(folder.path())));
-    let aside = || {
-        std::fs::read_dir(folder.path())
-            .unwrap()
-            .flatten()
-            .filter(|e| e.file_name() != "v1")
-            .count()
-    };
+    let aside =
+        || std::fs::read_dir(folder.path()).unwrap().flatten().filter(|e| e.file_name() != "v1").count();
     assert_eq!(aside(), 1);
     {
         let map = environment::open(folder.path()).unwrap();
         let mut transaction = map.environment.write_txn().unwrap();
-        map.rows
-            .put(&mut transaction, &schema::version(), b"another")
-            .unwrap();
+        map.rows.put(&mut transaction, &schema::version(), b"another").unwrap();
         transaction.commit().unwrap();
     }
     assert_eq!(Index::open(folder.path()).blob(&digest(1)), None);
@@ -192,16 +158,9 @@ async fn a_row_with_a_flipped_bit_is_absent() {
     {
         let map = environment::open(folder.path()).unwrap();
         let mut transaction = map.environment.write_txn().unwrap();
-        let mut value = map
-            .rows
-            .get(&transaction, &schema::blob(&digest(1)))
-            .unwrap()
-            .unwrap()
-            .to_vec();
+        let mut value = map.rows.get(&transaction, &schema::blob(&digest(1))).unwrap().unwrap().to_vec();
         value[0] ^= 1;
-        map.rows
-            .put(&mut transaction, &schema::blob(&digest(1)), &value)
-            .unwrap();
+        map.rows.put(&mut transaction, &schema::blob(&digest(1)), &value).unwrap();
         transaction.commit().unwrap();
     }
     assert_eq!(Index::open(folder.path()).blob(&digest(1)), None);

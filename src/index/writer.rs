@@ -13,12 +13,8 @@ use super::overlay::{Overlay, Pending, Write};
 const GATHER: Duration = Duration::from_millis(100);
 
 /// Waits between tries of a commit that failed; the last one goes on.
-const RETRY_WAITS: [Duration; 4] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-];
+const RETRY_WAITS: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// The writer thread.
 #[derive(Debug)]
@@ -32,16 +28,11 @@ impl Writer {
     pub(super) fn start(map: Map, overlay: Arc<Overlay>) -> Self {
         let (done, committed) = watch::channel(0);
         let pending = Arc::clone(&overlay);
-        let spawned = std::thread::Builder::new()
-            .name("index".to_owned())
-            .spawn(move || run(&map, &pending, &done));
+        let spawned =
+            std::thread::Builder::new().name("index".to_owned()).spawn(move || run(&map, &pending, &done));
         let thread = spawned
             .inspect_err(|error| tracing::error!(%error, "the index has no writer; it is lost at the stop"));
-        Self {
-            overlay,
-            committed,
-            thread: thread.ok(),
-        }
+        Self { overlay, committed, thread: thread.ok() }
     }
 
     /// Waits until a generation is durable. A writer that is gone makes nothing durable; then there is nothing to wait for.
@@ -71,11 +62,7 @@ fn run(map: &Map, overlay: &Overlay, done: &watch::Sender<u64>) {
                 failures = 0;
             }
             Err(error) => {
-                let wait = RETRY_WAITS
-                    .get(failures)
-                    .or(RETRY_WAITS.last())
-                    .copied()
-                    .unwrap_or(GATHER);
+                let wait = RETRY_WAITS.get(failures).or(RETRY_WAITS.last()).copied().unwrap_or(GATHER);
                 tracing::warn!(%error, rows = group.len(), "the index could not be written; trying again");
                 failures += 1;
                 if overlay.wait_or_stop(wait) {

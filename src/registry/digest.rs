@@ -162,10 +162,7 @@ impl Hasher {
             Algorithm::Sha256 => &hash::SHA256,
             Algorithm::Sha512 => &hash::SHA512,
         };
-        Self {
-            algorithm,
-            context: hash::Context::new(function),
-        }
+        Self { algorithm, context: hash::Context::new(function) }
     }
 
     /// Adds the next piece.
@@ -179,18 +176,13 @@ impl Hasher {
         for (target, byte) in bytes.iter_mut().zip(self.context.finish().as_ref()) {
             *target = *byte;
         }
-        Digest {
-            algorithm: self.algorithm,
-            bytes,
-        }
+        Digest { algorithm: self.algorithm, bytes }
     }
 }
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher")
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        f.debug_struct("Hasher").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
@@ -216,15 +208,9 @@ mod tests {
     fn malformed_digests_are_told_apart() {
         check("", Err(DigestError::NoColon));
         check("sha256", Err(DigestError::NoColon));
-        check(
-            "md5:d41d8cd98f00b204e9800998ecf8427e",
-            Err(DigestError::UnknownAlgorithm),
-        );
+        check("md5:d41d8cd98f00b204e9800998ecf8427e", Err(DigestError::UnknownAlgorithm));
         check("sha256:baddigeststring", Err(DigestError::WrongLength));
-        check(
-            &EMPTY.to_uppercase().replace("SHA", "sha"),
-            Err(DigestError::NotHex),
-        );
+        check(&EMPTY.to_uppercase().replace("SHA", "sha"), Err(DigestError::NotHex));
         check(&EMPTY.replace("e3b0", "../."), Err(DigestError::NotHex));
         check(&format!("{EMPTY}0"), Err(DigestError::WrongLength));
         check(&EMPTY.replace("e3b", "\u{664}3"), Err(DigestError::NotHex));

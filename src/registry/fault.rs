@@ -116,13 +116,7 @@ pub struct Fault {
 impl Fault {
     /// A fault with the code's usual message and no detail.
     pub fn new(code: Code) -> Self {
-        Self {
-            code,
-            retry_after: None,
-            message: None,
-            detail: Value::Null,
-            cause: None,
-        }
+        Self { code, retry_after: None, message: None, detail: Value::Null, cause: None }
     }
 
     /// Tells the client more, in the `detail` member.
@@ -179,9 +173,7 @@ mod tests {
             Fault::new(Code::Unsupported).body(),
             "{\"errors\":[{\"code\":\"UNSUPPORTED\",\"message\":\"The operation is unsupported.\"}]}\n"
         );
-        let with_detail = Fault::new(Code::ManifestUnknown)
-            .with_detail(json!({ "Tag": "x" }))
-            .body();
+        let with_detail = Fault::new(Code::ManifestUnknown).with_detail(json!({ "Tag": "x" })).body();
         let parsed: Value = serde_json::from_str(&with_detail).unwrap();
         assert_eq!(parsed["errors"][0]["detail"]["Tag"], "x");
     }

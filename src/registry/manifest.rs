@@ -109,18 +109,12 @@ impl Manifest {
         }
         let media_type = document.decide_type(outside)?;
         let read_by_registry_2 = document.read_by_registry_2();
-        Ok(Self {
-            media_type,
-            descriptors: document.descriptors(),
-            read_by_registry_2,
-        })
+        Ok(Self { media_type, descriptors: document.descriptors(), read_by_registry_2 })
     }
 
     /// The child of an index for a platform such as `linux/amd64`.
     pub fn child_for(&self, platform: &str) -> Option<&Descriptor> {
-        self.descriptors
-            .iter()
-            .find(|child| child.platform.as_deref() == Some(platform))
+        self.descriptors.iter().find(|child| child.platform.as_deref() == Some(platform))
     }
 
     /// Whether the type is that of an index.
@@ -146,10 +140,7 @@ impl Document {
         let contradicts =
             outside.kind() != Kind::Other && shape.kind() != Kind::Other && outside.kind() != shape.kind();
         if contradicts {
-            return Err(ManifestError::Disagrees {
-                inside: shape,
-                outside: outside.clone(),
-            });
+            return Err(ManifestError::Disagrees { inside: shape, outside: outside.clone() });
         }
         Ok(outside.clone())
     }
@@ -176,29 +167,16 @@ impl Document {
             size: None,
             platform: None,
         });
-        let named = blobs
-            .chain(old)
-            .map(|d| (d, Role::Blob))
-            .chain(manifests.map(|d| (d, Role::Manifest)));
-        named
-            .take(DESCRIPTORS_MAX)
-            .filter_map(|(wire, role)| wire.read(role))
-            .collect()
+        let named = blobs.chain(old).map(|d| (d, Role::Blob)).chain(manifests.map(|d| (d, Role::Manifest)));
+        named.take(DESCRIPTORS_MAX).filter_map(|(wire, role)| wire.read(role)).collect()
     }
 }
 
 impl WireDescriptor {
     /// A descriptor whose digest cannot be parsed can't be asked for either, so it is left out.
     fn read(self, role: Role) -> Option<Descriptor> {
-        let platform = self
-            .platform
-            .map(|platform| format!("{}/{}", platform.os, platform.architecture));
-        Some(Descriptor {
-            digest: self.digest.parse().ok()?,
-            size: self.size,
-            role,
-            platform,
-        })
+        let platform = self.platform.map(|platform| format!("{}/{}", platform.os, platform.architecture));
+        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, role, platform })
     }
 }
 

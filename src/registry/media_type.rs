@@ -29,9 +29,7 @@ impl MediaType {
     /// The type in a `Content-Type` value, parameters dropped; `None` if it is no `type/subtype` of visible ASCII.
     pub fn parse(value: &str) -> Option<Self> {
         let bare = value.split(';').next().unwrap_or_default().trim();
-        let visible = bare
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && b != b',' && b != b'"');
+        let visible = bare.bytes().all(|b| b.is_ascii_graphic() && b != b',' && b != b'"');
         let (kind, subtype) = bare.split_once('/')?;
         let whole = !kind.is_empty() && !subtype.is_empty() && bare.len() <= Self::CHARACTERS_MAX;
         (visible && whole).then(|| Self(bare.to_owned()))
@@ -95,11 +93,7 @@ impl Accept {
     /// Reads all `Accept` lines of a request; their order and number do not matter.
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut accept = Self::default();
-        for entry in lines
-            .into_iter()
-            .flat_map(|line| line.split(','))
-            .take(Self::ENTRIES_MAX)
-        {
+        for entry in lines.into_iter().flat_map(|line| line.split(',')).take(Self::ENTRIES_MAX) {
             match entry.split(';').next().unwrap_or_default().trim() {
                 DOCKER_MANIFEST => accept.schema2 = true,
                 DOCKER_LIST | OCI_INDEX => accept.list = true,
@@ -123,12 +117,7 @@ mod tests {
 
     #[test]
     fn parameters_are_dropped_and_nonsense_refused() {
-        assert_eq!(
-            MediaType::parse("application/json; charset=utf-8")
-                .unwrap()
-                .as_str(),
-            "application/json"
-        );
+        assert_eq!(MediaType::parse("application/json; charset=utf-8").unwrap().as_str(), "application/json");
         for bad in ["", "json", "/", "a/", "/b", "a/b\u{7f}", "a/b c", "a/\"b\""] {
             assert_eq!(MediaType::parse(bad), None, "{bad}");
         }
@@ -137,11 +126,7 @@ mod tests {
 
     #[track_caller]
     fn check(lines: &[&str], single: bool) {
-        assert_eq!(
-            Accept::parse(lines.iter().copied()).wants_single_image(),
-            single,
-            "{lines:?}"
-        );
+        assert_eq!(Accept::parse(lines.iter().copied()).wants_single_image(), single, "{lines:?}");
     }
 
     #[test]

@@ -53,11 +53,7 @@ impl FromStr for RepositoryName {
         if text.len() > Self::CHARACTERS_MAX {
             return Err(NameError::TooLong);
         }
-        if text.split('/').all(is_component) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(NameError::Malformed)
-        }
+        if text.split('/').all(is_component) { Ok(Self(text.to_owned())) } else { Err(NameError::Malformed) }
     }
 }
 
@@ -130,13 +126,7 @@ mod tests {
         let name: RepositoryName = "quay.io/a/b".parse().unwrap();
         let (first, rest) = name.split_first().unwrap();
         assert_eq!((first, rest.as_str()), ("quay.io", "a/b"));
-        assert!(
-            "alpine"
-                .parse::<RepositoryName>()
-                .unwrap()
-                .split_first()
-                .is_none()
-        );
+        assert!("alpine".parse::<RepositoryName>().unwrap().split_first().is_none());
     }
 
     proptest! {

@@ -19,9 +19,8 @@ pub struct PatternError;
 impl Pattern {
     /// Reads a pattern.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let sound = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b));
+        let sound =
+            text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b));
         let wildcards = text.split('*').count().saturating_sub(1);
         if text.is_empty() || !sound || wildcards > WILDCARDS_MAX {
             Err(PatternError)
@@ -51,9 +50,9 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
             let component = name.iter().take_while(|b| **b != b'/').count();
             (0..=component).any(|skip| fits(rest, name.get(skip..).unwrap_or_default()))
         }
-        [first, rest @ ..] => name
-            .split_first()
-            .is_some_and(|(head, tail)| head == first && fits(rest, tail)),
+        [first, rest @ ..] => {
+            name.split_first().is_some_and(|(head, tail)| head == first && fits(rest, tail))
+        }
     }
 }
 

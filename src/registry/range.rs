@@ -51,11 +51,7 @@ fn part(spec: &str, size: u64) -> Option<Wanted> {
         return Some(satisfy(size.saturating_sub(suffix), size, size));
     }
     let first = number(first)?;
-    let end = if last.is_empty() {
-        size
-    } else {
-        number(last)?.saturating_add(1)
-    };
+    let end = if last.is_empty() { size } else { number(last)?.saturating_add(1) };
     if end <= first && !last.is_empty() {
         return None;
     }
@@ -63,11 +59,7 @@ fn part(spec: &str, size: u64) -> Option<Wanted> {
 }
 
 fn satisfy(first: u64, end: u64, size: u64) -> Wanted {
-    if first < end && end <= size {
-        Wanted::Part(ByteRange { first, end })
-    } else {
-        Wanted::Unsatisfiable
-    }
+    if first < end && end <= size { Wanted::Part(ByteRange { first, end }) } else { Wanted::Unsatisfiable }
 }
 
 /// Digits alone, no sign; a number beyond 64 bits is as good as the largest.
@@ -112,16 +104,9 @@ mod tests {
 
     #[test]
     fn several_ranges_and_nonsense_give_the_whole() {
-        for value in [
-            "bytes=0-1,5-6",
-            "bytes=",
-            "bytes=a-b",
-            "bytes=9-1",
-            "bytes=+1-2",
-            "items=0-1",
-            "",
-            "bytes=--1",
-        ] {
+        for value in
+            ["bytes=0-1,5-6", "bytes=", "bytes=a-b", "bytes=9-1", "bytes=+1-2", "items=0-1", "", "bytes=--1"]
+        {
             check(value, Wanted::Whole);
         }
         check(&format!("bytes={}", vec!["0-1"; 10_000].join(",")), Wanted::Whole);

@@ -71,15 +71,21 @@ pub enum ReferenceError {
     Tag(#[from] TagError),
 }
 
+impl Reference {
+    /// The digest, if it is one.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Digest(digest) => Some(digest),
+            Self::Tag(_) => None,
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        if text.contains(':') {
-            Ok(Self::Digest(text.parse()?))
-        } else {
-            Ok(Self::Tag(text.parse()?))
-        }
+        if text.contains(':') { Ok(Self::Digest(text.parse()?)) } else { Ok(Self::Tag(text.parse()?)) }
     }
 }
 
@@ -99,19 +105,10 @@ mod tests {
     #[test]
     fn a_tag_is_told_from_a_digest() {
         assert!(matches!("latest".parse(), Ok(Reference::Tag(_))));
-        assert!(matches!(
-            Digest::sha256(b"x").to_string().parse(),
-            Ok(Reference::Digest(_))
-        ));
-        assert!(matches!(
-            "sha256:zz".parse::<Reference>(),
-            Err(ReferenceError::Digest(_))
-        ));
+        assert!(matches!(Digest::sha256(b"x").to_string().parse(), Ok(Reference::Digest(_))));
+        assert!(matches!("sha256:zz".parse::<Reference>(), Err(ReferenceError::Digest(_))));
         for bad in ["", ".x", "-x", "a/b", "a b", "%41", &"a".repeat(129)] {
-            assert!(
-                matches!(bad.parse::<Reference>(), Err(ReferenceError::Tag(_))),
-                "{bad}"
-            );
+            assert!(matches!(bad.parse::<Reference>(), Err(ReferenceError::Tag(_))), "{bad}");
         }
     }
 }

@@ -123,11 +123,7 @@ impl Request<'_> {
         let source = self.source(host)?;
         let name = read_name(name)?;
         let resource = self.resource(place)?;
-        Ok(Route::Repository {
-            source,
-            name,
-            resource,
-        })
+        Ok(Route::Repository { source, name, resource })
     }
 
     /// `ns=` if given, else the host before `/v2`. Two different `ns=` could be read differently by whoever stands
@@ -137,9 +133,9 @@ impl Request<'_> {
         match (given.next(), given.next()) {
             (None, _) => Ok(host.map(|host| Source::Prefix(host.to_owned()))),
             (Some(one), None) => Ok(Some(Source::Namespace(one))),
-            (Some(_), Some(_)) => Err(Fault::new(Code::NameUnknown)
-                .because("ns was given more than once")
-                .into()),
+            (Some(_), Some(_)) => {
+                Err(Fault::new(Code::NameUnknown).because("ns was given more than once").into())
+            }
         }
     }
 
@@ -151,13 +147,7 @@ impl Request<'_> {
             Place::Referrers(digest) => {
                 let subject = read_digest(digest)?;
                 let artifact_type = self.parameters("artifactType").next();
-                self.allowed(
-                    "GET, HEAD",
-                    Ok(Resource::Referrers {
-                        subject,
-                        artifact_type,
-                    }),
-                )
+                self.allowed("GET, HEAD", Ok(Resource::Referrers { subject, artifact_type }))
             }
             Place::UploadStart => match self.method {
                 "POST" => Err(Fault::new(Code::Unsupported).into()),
@@ -198,10 +188,7 @@ impl Request<'_> {
         if reads && allow.split(", ").any(|method| method == self.method) {
             return then;
         }
-        Err(Refusal::Method {
-            allow,
-            options: self.method == "OPTIONS",
-        })
+        Err(Refusal::Method { allow, options: self.method == "OPTIONS" })
     }
 
     fn page(&self) -> Result<Page, Refusal> {
@@ -209,18 +196,13 @@ impl Request<'_> {
             None => None,
             Some(text) => Some(read_count(&text)?),
         };
-        Ok(Page {
-            n,
-            last: self.parameters("last").next(),
-        })
+        Ok(Page { n, last: self.parameters("last").next() })
     }
 
     /// All values of a query parameter, percent-decoded.
     fn parameters<'q>(&'q self, wanted: &'q str) -> impl Iterator<Item = String> + 'q {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());
-        let values = pairs
-            .filter(move |(name, _)| name == wanted)
-            .map(|(_, value)| value.into_owned());
+        let values = pairs.filter(move |(name, _)| name == wanted).map(|(_, value)| value.into_owned());
         values.filter(|value| value.len() <= PARAMETER_CHARACTERS_MAX)
     }
 }
@@ -242,9 +224,8 @@ impl<'a> Place<'a> {
         if let Some(name) = path.strip_suffix("/tags/list") {
             return Some((name, Self::Tags));
         }
-        if let Some(name) = path
-            .strip_suffix("/blobs/uploads/")
-            .or_else(|| path.strip_suffix("/blobs/uploads"))
+        if let Some(name) =
+            path.strip_suffix("/blobs/uploads/").or_else(|| path.strip_suffix("/blobs/uploads"))
         {
             return Some((name, Self::UploadStart));
         }
@@ -269,11 +250,7 @@ fn split_host(path: &str) -> (Option<&str>, &str) {
     };
     let rest = path.get(host.len() + 1..).unwrap_or_default();
     let is_host = host.contains(['.', ':']) || host == "localhost";
-    if is_host && (rest == "/v2" || rest.starts_with("/v2/")) {
-        (Some(host), rest)
-    } else {
-        (None, path)
-    }
+    if is_host && (rest == "/v2" || rest.starts_with("/v2/")) { (Some(host), rest) } else { (None, path) }
 }
 
 fn read_name(text: &str) -> Result<RepositoryName, Refusal> {
@@ -284,8 +261,7 @@ fn read_name(text: &str) -> Result<RepositoryName, Refusal> {
 }
 
 fn read_digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse()
-        .map_err(|error| Fault::new(Code::DigestInvalid).because(error).into())
+    text.parse().map_err(|error| Fault::new(Code::DigestInvalid).because(error).into())
 }
 
 /// A number of list entries. One beyond 32 bits means "all there are", as any other large one.

@@ -12,9 +12,7 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -37,11 +35,7 @@ impl Layout {
     pub(super) fn blob_folder(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let shard = hex.get(..2).unwrap_or_default();
-        self.tree()
-            .join("blobs")
-            .join(digest.algorithm().as_str())
-            .join(shard)
-            .join(&hex)
+        self.tree().join("blobs").join(digest.algorithm().as_str()).join(shard).join(&hex)
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
@@ -70,10 +64,7 @@ impl Layout {
     /// What a tag ever pointed at.
     pub(super) fn tag_history_link(&self, name: &RepositoryName, tag: &Tag, digest: &Digest) -> PathBuf {
         let index = self.tag(name, tag).join("index");
-        index
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
-            .join("link")
+        index.join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
     fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
@@ -81,11 +72,7 @@ impl Layout {
     }
 
     fn under(&self, name: &RepositoryName, kind: &str, digest: &Digest) -> PathBuf {
-        self.repository(name)
-            .join(kind)
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
-            .join("link")
+        self.repository(name).join(kind).join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
     pub(super) fn ours(&self) -> PathBuf {

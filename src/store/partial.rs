@@ -29,19 +29,9 @@ pub struct Partial {
 
 impl Partial {
     pub(super) fn create(path: PathBuf, algorithm: Algorithm, size: Option<u64>) -> io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path)?;
-        let partial = Self {
-            file: Arc::new(file),
-            path,
-            hasher: Hasher::new(algorithm),
-            written: 0,
-            renamed: false,
-        };
+        let file = File::options().read(true).write(true).create_new(true).mode(0o644).open(&path)?;
+        let partial =
+            Self { file: Arc::new(file), path, hasher: Hasher::new(algorithm), written: 0, renamed: false };
         if let Some(size) = size.filter(|size| *size >= RESERVED_FROM_BYTES) {
             files::reserve(&partial.file, size)?;
         }

@@ -59,11 +59,7 @@ fn the_tree_is_the_one_of_registry() {
         ]
     );
     let link = fs::read(
-        folder
-            .path()
-            .join("docker/registry/v2")
-            .join(under)
-            .join("_manifests/tags/latest/current/link"),
+        folder.path().join("docker/registry/v2").join(under).join("_manifests/tags/latest/current/link"),
     );
     assert_eq!(link.unwrap(), digest.to_string().into_bytes());
     assert_eq!(digest.to_string().len(), 71);
@@ -91,10 +87,7 @@ fn wrong_bytes_never_become_a_blob() {
     let digest = Digest::sha256(CONTENT);
     let mut partial = store.begin(&digest, None).unwrap();
     partial.append(&[Bytes::from_static(b"other content")]).unwrap();
-    assert_eq!(
-        store.publish(partial, &digest).unwrap_err().kind(),
-        io::ErrorKind::InvalidData
-    );
+    assert_eq!(store.publish(partial, &digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
     assert!(store.open_blob(&digest).unwrap().is_none());
     assert!(files_below(&store.layout.partials()).is_empty());
 }
@@ -132,10 +125,7 @@ fn a_damaged_link_is_absent_and_mended_by_the_next_write() {
 fn two_processes_never_share_a_volume() {
     let folder = tempfile::tempdir().unwrap();
     let first = store(&folder);
-    assert!(matches!(
-        Store::open(folder.path(), PushVolume::Allow),
-        Err(StoreError::Locked { .. })
-    ));
+    assert!(matches!(Store::open(folder.path(), PushVolume::Allow), Err(StoreError::Locked { .. })));
     drop(first);
     store(&folder);
 }
@@ -143,18 +133,10 @@ fn two_processes_never_share_a_volume() {
 #[test]
 fn the_volume_of_a_push_registry_is_refused_until_an_upstream_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(
-        folder
-            .path()
-            .join("docker/registry/v2/repositories/app/_manifests"),
-    )
-    .unwrap();
+    fs::create_dir_all(folder.path().join("docker/registry/v2/repositories/app/_manifests")).unwrap();
     let refused = Store::open(folder.path(), PushVolume::Refuse);
     assert!(matches!(refused, Err(StoreError::PushRegistry { .. })));
-    assert!(
-        !folder.path().join("tidegate").exists(),
-        "a refused volume is left as it was"
-    );
+    assert!(!folder.path().join("tidegate").exists(), "a refused volume is left as it was");
     drop(Store::open(folder.path(), PushVolume::Allow).unwrap());
     store(&folder);
 }
@@ -162,13 +144,8 @@ fn the_volume_of_a_push_registry_is_refused_until_an_upstream_is_named() {
 #[test]
 fn an_unwritable_root_says_whose_it_is() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Store::open(&file.path().join("root"), PushVolume::Refuse)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains(&file.path().display().to_string()) && error.contains("mode 0600"),
-        "{error}"
-    );
+    let error = Store::open(&file.path().join("root"), PushVolume::Refuse).unwrap_err().to_string();
+    assert!(error.contains(&file.path().display().to_string()) && error.contains("mode 0600"), "{error}");
 }
 
 #[test]

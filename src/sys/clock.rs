@@ -5,19 +5,13 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The wall clock: what is written to disk and shown to people. It may jump.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the wall clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
 /// The monotonic clock: what waits and windows are measured with.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place that reads the monotonic clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
 pub fn monotonic() -> Instant {
     Instant::now()
 }

@@ -34,11 +34,7 @@ pub fn open_regular(path: &Path) -> io::Result<Option<File>> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    Ok(if file.metadata()?.is_file() {
-        Some(file)
-    } else {
-        None
-    })
+    Ok(if file.metadata()?.is_file() { Some(file) } else { None })
 }
 
 /// Reads a small regular file whole, following links; `None` if it has more bytes than that.
@@ -58,16 +54,8 @@ pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> 
 /// The identity of an open file.
 pub fn identity(file: &File) -> io::Result<Identity> {
     let metadata = file.metadata()?;
-    let ctime_ns = metadata
-        .ctime()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(metadata.ctime_nsec());
-    Ok(Identity {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.len(),
-        ctime_ns,
-    })
+    let ctime_ns = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
+    Ok(Identity { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), ctime_ns })
 }
 
 /// Reads up to `length` bytes from a place, fewer only at the end of the file.
@@ -146,10 +134,7 @@ pub fn unmappable(path: &Path) -> io::Result<Option<&'static str>> {
 /// Bytes in all and bytes free for this process on the file system of a path.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let status = fs::statvfs(path)?;
-    Ok((
-        status.f_blocks.saturating_mul(status.f_frsize),
-        status.f_bavail.saturating_mul(status.f_frsize),
-    ))
+    Ok((status.f_blocks.saturating_mul(status.f_frsize), status.f_bavail.saturating_mul(status.f_frsize)))
 }
 
 /// The user of this process.
@@ -160,6 +145,14 @@ pub fn uid() -> u32 {
 /// Whether this process runs as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Raises the limit of open files to what the system lets this process have: every connection and every body needs one.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum })?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -197,10 +190,7 @@ mod tests {
         assert_eq!(read_at(file.as_file(), 10, 1).unwrap(), "");
         let mut buffer = [0; 4];
         // Just written, so in the page cache, unless the file system can't tell.
-        assert!(matches!(
-            read_now(file.as_file(), 0, &mut buffer).unwrap(),
-            Some(4) | None
-        ));
+        assert!(matches!(read_now(file.as_file(), 0, &mut buffer).unwrap(), Some(4) | None));
     }
 
     #[test]

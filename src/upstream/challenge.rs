@@ -24,7 +24,8 @@ const PARAMETERS_MAX: usize = 16;
 
 /// Finds the best challenge in the lines of a header: a bearer token before a password.
 pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
-    let found: Vec<_> = lines.into_iter().filter(|line| line.len() <= VALUE_CHARACTERS_MAX).flat_map(challenges).collect();
+    let found: Vec<_> =
+        lines.into_iter().filter(|line| line.len() <= VALUE_CHARACTERS_MAX).flat_map(challenges).collect();
     let bearer = found.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
     bearer.or(found.first()).cloned()
 }
@@ -46,9 +47,14 @@ fn challenges(line: &str) -> Vec<Challenge> {
 }
 
 fn challenge(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge> {
-    let named = |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    let named =
+        |wanted: &str| parameters.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
     match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Some(Challenge::Bearer { realm: named("realm")?, service: named("service"), error: named("error") }),
+        "bearer" => Some(Challenge::Bearer {
+            realm: named("realm")?,
+            service: named("service"),
+            error: named("error"),
+        }),
         "basic" => Some(Challenge::Basic),
         _ => None,
     }
@@ -61,7 +67,9 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
     while found.len() < PARAMETERS_MAX {
         let trimmed = rest.trim_start_matches([' ', ',']);
         let (name, after) = word(trimmed);
-        let Some(value) = after.trim_start().strip_prefix('=').filter(|_| !name.is_empty()) else { return (found, trimmed) };
+        let Some(value) = after.trim_start().strip_prefix('=').filter(|_| !name.is_empty()) else {
+            return (found, trimmed);
+        };
         let (value, after) = value_of(value.trim_start());
         found.push((name.to_ascii_lowercase(), value));
         rest = after;
@@ -70,7 +78,9 @@ fn parameters(text: &str) -> (Vec<(String, String)>, &str) {
 }
 
 fn word(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.!#$%&'*+^`|~".contains(c))).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || "-_.!#$%&'*+^`|~".contains(c)))
+        .unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
@@ -111,7 +121,14 @@ mod tests {
     #[test]
     fn the_challenge_of_docker_hub() {
         let line = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull",error="insufficient_scope""#;
-        check(&[line], Some(bearer("https://auth.docker.io/token", Some("registry.docker.io"), Some("insufficient_scope"))));
+        check(
+            &[line],
+            Some(bearer(
+                "https://auth.docker.io/token",
+                Some("registry.docker.io"),
+                Some("insufficient_scope"),
+            )),
+        );
     }
 
     #[test]
@@ -131,7 +148,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_challenge() {
-        for line in ["", ",,,", "=", "Negotiate abc==", "Bearer", r#"Bearer service="x""#, r#"Bearer realm"#] {
+        for line in ["", ",,,", "=", "Negotiate abc==", "Bearer", r#"Bearer service="x""#, r#"Bearer realm"#]
+        {
             check(&[line], None);
         }
         check(&[&format!("Bearer realm=\"{}\"", "x".repeat(9000))], None);

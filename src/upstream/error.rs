@@ -77,9 +77,9 @@ pub enum FetchError {
         /// Who sent them.
         host: String,
         /// What was asked for, or what the header announced.
-        asked: Digest,
+        asked: Box<Digest>,
         /// What the bytes hash to.
-        got: Digest,
+        got: Box<Digest>,
     },
     /// An answer that makes no sense.
     #[error("{host} sent {what}")]
@@ -100,7 +100,9 @@ pub enum FetchError {
         rule: &'static str,
     },
     /// A token realm that gets nothing from us.
-    #[error("{host} names {realm} as its token server, which is not allowed: list it in tidegate.proxy.realms if it is yours")]
+    #[error(
+        "{host} names {realm} as its token server, which is not allowed: list it in tidegate.proxy.realms if it is yours"
+    )]
     ForbiddenRealm {
         /// Who named it.
         host: String,

@@ -61,7 +61,12 @@ pub fn network(address: IpAddr) -> Network {
 fn network_v4(address: Ipv4Addr) -> Network {
     let [first, second, ..] = address.octets();
     let shared = first == 100 && (second & 0xc0) == 64;
-    if address.is_link_local() || address.is_unspecified() || address.is_multicast() || address.is_broadcast() || first == 0 {
+    if address.is_link_local()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || first == 0
+    {
         Network::Never
     } else if address.is_loopback() {
         Network::Loopback
@@ -115,11 +120,14 @@ pub fn admits_literal(networks: Networks, listed: &[String], target: &Url) -> bo
 
 /// Whether a host was listed by hand, with or without its port.
 pub fn is_listed(listed: &[String], target: &Url) -> bool {
-    let (Some(host), port) = (target.host_str(), target.port_or_known_default()) else { return false };
+    let (Some(host), port) = (target.host_str(), target.port_or_known_default()) else {
+        return false;
+    };
     listed.iter().any(|entry| {
         let bare = entry.strip_prefix("https://").or_else(|| entry.strip_prefix("http://")).unwrap_or(entry);
         let bare = bare.trim_end_matches('/');
-        bare.eq_ignore_ascii_case(host) || port.is_some_and(|port| bare.eq_ignore_ascii_case(&format!("{host}:{port}")))
+        bare.eq_ignore_ascii_case(host)
+            || port.is_some_and(|port| bare.eq_ignore_ascii_case(&format!("{host}:{port}")))
     })
 }
 
@@ -137,7 +145,8 @@ fn same_owner(upstream: &Url, realm: &Url) -> bool {
     match (upstream.host(), realm.host()) {
         (Some(Host::Domain(ours)), Some(Host::Domain(theirs))) => {
             let (ours, theirs) = (ours.trim_end_matches('.'), theirs.trim_end_matches('.'));
-            ours.eq_ignore_ascii_case(theirs) || registrable(ours).is_some_and(|domain| registrable(theirs) == Some(domain))
+            ours.eq_ignore_ascii_case(theirs)
+                || registrable(ours).is_some_and(|domain| registrable(theirs) == Some(domain))
         }
         (ours, theirs) => ours.is_some() && ours == theirs,
     }

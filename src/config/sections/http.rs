@@ -31,9 +31,7 @@ pub(in crate::config) fn http(reader: &mut Reader<'_>) -> Http {
 
 fn listen(reader: &mut Reader<'_>) -> Listen {
     let found = reader.text("http.addr");
-    let Some(net) = reader.text("http.net") else {
-        return found.map_or(LISTEN, |found| tcp(reader, &found));
-    };
+    let Some(net) = reader.text("http.net") else { return found.map_or(LISTEN, |found| tcp(reader, &found)) };
     match (net.text.as_str(), found) {
         ("tcp", found) => found.map_or(LISTEN, |found| tcp(reader, &found)),
         ("unix", Some(found)) => Listen::Unix(PathBuf::from(found.text)),
@@ -58,9 +56,7 @@ fn tcp(reader: &mut Reader<'_>, found: &Found) -> Listen {
 }
 
 fn prefix(reader: &mut Reader<'_>) -> String {
-    let Some(found) = reader.text("http.prefix") else {
-        return String::new();
-    };
+    let Some(found) = reader.text("http.prefix") else { return String::new() };
     let sound = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
     if !found.text.starts_with('/') || !found.text.bytes().all(sound) || found.text.contains("//") {
         let reason = "no path of letters, digits and -._~ that starts with a slash";

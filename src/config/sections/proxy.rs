@@ -43,9 +43,7 @@ fn hub() -> Url {
 }
 
 fn remoteurl(reader: &mut Reader<'_>) -> Url {
-    let Some(found) = reader.text("proxy.remoteurl") else {
-        return hub();
-    };
+    let Some(found) = reader.text("proxy.remoteurl") else { return hub() };
     let fix = format!("write scheme and host, such as {HUB}");
     let mut url = match Url::parse(&found.text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,

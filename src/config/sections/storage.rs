@@ -30,9 +30,7 @@ fn driver(reader: &Reader<'_>, name: &str) -> bool {
 
 /// Variables add to the file, so that two drivers are a usual mistake.
 fn refuse_several(reader: &mut Reader<'_>) {
-    let Some(Value::Map(entries)) = reader.node("storage").map(|node| &node.value) else {
-        return;
-    };
+    let Some(Value::Map(entries)) = reader.node("storage").map(|node| &node.value) else { return };
     let drivers: Vec<&Entry> =
         entries.iter().filter(|entry| !NO_DRIVERS.contains(&entry.name.as_str())).collect();
     let ([_, .., last], true) =

@@ -67,9 +67,7 @@ fn refuse_two_sources(reader: &mut Reader<'_>, certificate: Option<&Found>) {
 }
 
 fn only_1_3(reader: &mut Reader<'_>) -> bool {
-    let Some(found) = reader.text("http.tls.minimumtls") else {
-        return false;
-    };
+    let Some(found) = reader.text("http.tls.minimumtls") else { return false };
     match found.text.as_str() {
         "tls1.3" => true,
         "tls1.2" => false,

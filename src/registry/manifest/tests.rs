@@ -27,18 +27,8 @@ fn index(media_type: &str) -> String {
 #[test]
 fn an_image_names_its_config_and_layers() {
     let manifest = Manifest::parse(image(DOCKER_MANIFEST).as_bytes(), None).unwrap();
-    let named: Vec<_> = manifest
-        .descriptors
-        .iter()
-        .map(|d| (d.digest, d.size, d.role))
-        .collect();
-    assert_eq!(
-        named,
-        [
-            (digest("config"), Some(7), Role::Blob),
-            (digest("layer"), Some(9), Role::Blob)
-        ]
-    );
+    let named: Vec<_> = manifest.descriptors.iter().map(|d| (d.digest, d.size, d.role)).collect();
+    assert_eq!(named, [(digest("config"), Some(7), Role::Blob), (digest("layer"), Some(9), Role::Blob)]);
     assert!(manifest.read_by_registry_2 && !manifest.is_index());
 }
 
@@ -46,52 +36,26 @@ fn an_image_names_its_config_and_layers() {
 fn an_index_gives_the_child_of_a_platform() {
     let manifest = Manifest::parse(index(DOCKER_LIST).as_bytes(), None).unwrap();
     assert!(manifest.is_index());
-    assert_eq!(
-        manifest.child_for("linux/amd64").map(|child| child.digest),
-        Some(digest("amd"))
-    );
+    assert_eq!(manifest.child_for("linux/amd64").map(|child| child.digest), Some(digest("amd")));
     assert_eq!(manifest.child_for("plan9/amd64"), None);
 }
 
 #[test]
 fn the_type_comes_from_the_header_then_the_document_then_its_shape() {
     let outside = MediaType::known(OCI_MANIFEST);
+    assert_eq!(Manifest::parse(image("").as_bytes(), Some(&outside)).unwrap().media_type, outside);
     assert_eq!(
-        Manifest::parse(image("").as_bytes(), Some(&outside))
-            .unwrap()
-            .media_type,
-        outside
-    );
-    assert_eq!(
-        Manifest::parse(image(DOCKER_MANIFEST).as_bytes(), None)
-            .unwrap()
-            .media_type
-            .as_str(),
+        Manifest::parse(image(DOCKER_MANIFEST).as_bytes(), None).unwrap().media_type.as_str(),
         DOCKER_MANIFEST
     );
-    assert_eq!(
-        Manifest::parse(index("").as_bytes(), None)
-            .unwrap()
-            .media_type
-            .as_str(),
-        OCI_INDEX
-    );
-    assert_eq!(
-        Manifest::parse(b"{\"schemaVersion\":1}", None)
-            .unwrap()
-            .media_type
-            .as_str(),
-        DOCKER_SCHEMA1
-    );
+    assert_eq!(Manifest::parse(index("").as_bytes(), None).unwrap().media_type.as_str(), OCI_INDEX);
+    assert_eq!(Manifest::parse(b"{\"schemaVersion\":1}", None).unwrap().media_type.as_str(), DOCKER_SCHEMA1);
 }
 
 #[test]
 fn a_document_that_is_two_things_at_once_is_refused() {
     let both = r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#;
-    assert_eq!(
-        Manifest::parse(both.as_bytes(), None),
-        Err(ManifestError::Ambiguous)
-    );
+    assert_eq!(Manifest::parse(both.as_bytes(), None), Err(ManifestError::Ambiguous));
     let outside = MediaType::known(OCI_INDEX);
     assert!(matches!(
         Manifest::parse(image(OCI_MANIFEST).as_bytes(), Some(&outside)),
@@ -102,21 +66,9 @@ fn a_document_that_is_two_things_at_once_is_refused() {
 #[test]
 fn garbage_is_an_error_and_never_a_panic() {
     let deep = "[".repeat(10_000);
-    for garbage in [
-        "",
-        "[]",
-        "\"x\"",
-        "{",
-        "\u{0}",
-        "<html>",
-        &deep,
-        r#"{"layers":7}"#,
-    ] {
+    for garbage in ["", "[]", "\"x\"", "{", "\u{0}", "<html>", &deep, r#"{"layers":7}"#] {
         assert!(
-            matches!(
-                Manifest::parse(garbage.as_bytes(), None),
-                Err(ManifestError::NotJson(_))
-            ),
+            matches!(Manifest::parse(garbage.as_bytes(), None), Err(ManifestError::NotJson(_))),
             "{garbage:.20}"
         );
     }
@@ -126,18 +78,8 @@ fn garbage_is_an_error_and_never_a_panic() {
 fn what_registry_2_cannot_read_is_told_apart() {
     let artifact =
         r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.artifact.manifest.v1+json","blobs":[]}"#;
-    for document in [
-        artifact,
-        r#"{"schemaVersion":1,"fsLayers":[]}"#,
-        "{}",
-        r#"{"schemaVersion":2}"#,
-    ] {
-        assert!(
-            !Manifest::parse(document.as_bytes(), None)
-                .unwrap()
-                .read_by_registry_2,
-            "{document}"
-        );
+    for document in [artifact, r#"{"schemaVersion":1,"fsLayers":[]}"#, "{}", r#"{"schemaVersion":2}"#] {
+        assert!(!Manifest::parse(document.as_bytes(), None).unwrap().read_by_registry_2, "{document}");
     }
 }
 

@@ -58,7 +58,9 @@ fn addresses_are_told_apart() {
     for text in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
         check(text, Network::Loopback);
     }
-    for text in ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:169.254.169.254"] {
+    for text in
+        ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:169.254.169.254"]
+    {
         check(text, Network::Never);
     }
 }
@@ -66,10 +68,19 @@ fn addresses_are_told_apart() {
 #[test]
 fn a_redirect_stays_secure() {
     let target = |upstream: &str, location: &str| redirect_target(&url(upstream), &url(upstream), location);
-    assert_eq!(target(HUB, "https://cdn.example.net/x?verify=1").unwrap().host_str(), Some("cdn.example.net"));
+    assert_eq!(
+        target(HUB, "https://cdn.example.net/x?verify=1").unwrap().host_str(),
+        Some("cdn.example.net")
+    );
     assert_eq!(target(HUB, "/elsewhere").unwrap().as_str(), "https://registry-1.docker.io/elsewhere");
     assert!(target("http://127.0.0.1:5000", "http://127.0.0.1:6000/x").is_ok());
-    for location in ["http://cdn.example.net/", "file:///etc/passwd", "https://u:p@cdn.example.net/", "https://", "ftp://x/"] {
+    for location in [
+        "http://cdn.example.net/",
+        "file:///etc/passwd",
+        "https://u:p@cdn.example.net/",
+        "https://",
+        "ftp://x/",
+    ] {
         assert!(target(HUB, location).is_err(), "{location}");
     }
     assert!(target(HUB, &format!("https://cdn.example.net/{}", "x".repeat(100_000))).is_err());

@@ -1,0 +1,130 @@
+//! The command line: our own commands, and the forms in which containers and units call `registry`.
+//!
+//! Exit codes: 0 done, 1 the configuration or the machine does not allow it, 2 the command line makes no sense.
+
+mod check;
+mod dwelling;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Errors, Inputs, process_variables};
+
+/// A Docker Hub pull-through mirror with an HTTPS edge.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, disable_help_subcommand = false)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the mirror.
+    Serve {
+        /// A config.yml as registry reads it. Without one: REGISTRY_CONFIGURATION_PATH, then the default paths of both
+        /// majors of registry, then none.
+        config: Option<PathBuf>,
+    },
+    /// Print the effective configuration, secrets masked, or everything that is wrong with it.
+    Check {
+        /// A config.yml, found as `serve` finds it.
+        config: Option<PathBuf>,
+    },
+    /// Accepted for scripts written for registry; there is nothing to collect here.
+    #[command(hide = true)]
+    GarbageCollect {
+        /// What registry takes.
+        #[arg(allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Runs the command line to its end.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = as_registry(arguments.collect());
+    match Arguments::try_parse_from(arguments) {
+        Ok(Arguments { command: Command::Serve { config } }) => with_inputs(config, serve::run),
+        Ok(Arguments { command: Command::Check { config } }) => with_inputs(config, check::run),
+        Ok(Arguments { command: Command::GarbageCollect { .. } }) => {
+            say(
+                "tidegate keeps no garbage: nothing was deleted, and the mirror need not be stopped for this",
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// Rewrites the forms of `registry` and of its image's entrypoint into ours: a file name alone means `serve`, and `-v`
+/// is the version.
+fn as_registry(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called =
+        arguments.first().map(Path::new).and_then(Path::file_name).is_some_and(|name| name == "registry");
+    let Some(first) = arguments.get(1) else { return arguments };
+    let is_file = matches!(Path::new(first).extension().and_then(|end| end.to_str()), Some("yml" | "yaml"));
+    if is_file {
+        arguments.insert(1, "serve".into());
+    } else if called && first == "-v" {
+        return vec!["tidegate".into(), "--version".into()];
+    }
+    arguments
+}
+
+fn with_inputs(file: Option<PathBuf>, command: fn(&Inputs) -> ExitCode) -> ExitCode {
+    match process_variables() {
+        Ok(variables) => command(&Inputs { file, variables }),
+        Err(errors) => refuse(&errors),
+    }
+}
+
+/// Prints everything that is wrong with the configuration.
+fn refuse(errors: &Errors) -> ExitCode {
+    say(&errors.to_string());
+    ExitCode::FAILURE
+}
+
+/// Writes to stderr; a closed one is nobody's fault.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(given: &[&str], expected: &[&str]) {
+        let given = given.iter().map(OsString::from).collect();
+        assert_eq!(as_registry(given), expected.iter().map(OsString::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_forms_of_registry_are_understood() {
+        check(&["registry", "serve", "/c.yml"], &["registry", "serve", "/c.yml"]);
+        check(
+            &["registry", "/etc/docker/registry/config.yml"],
+            &["registry", "serve", "/etc/docker/registry/config.yml"],
+        );
+        check(&["tidegate", "/c.yaml"], &["tidegate", "serve", "/c.yaml"]);
+        check(&["/bin/registry", "-v"], &["tidegate", "--version"]);
+        check(&["tidegate", "-v"], &["tidegate", "-v"]);
+        check(&["registry"], &["registry"]);
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+        let parsed = Arguments::try_parse_from(["registry", "garbage-collect", "-m", "/c.yml"]).unwrap();
+        assert!(matches!(parsed.command, Command::GarbageCollect { arguments } if arguments.len() == 2));
+    }
+}

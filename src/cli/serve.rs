@@ -1,0 +1,254 @@
+//! `tidegate serve`: puts the parts together, runs them, and takes them apart again.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{dwelling, refuse, say};
+use crate::config::{Config, Debug, Inputs};
+use crate::edge::drain::{self, Drain, Stop};
+use crate::edge::listener::Listener;
+use crate::edge::tls::Acceptor;
+use crate::edge::{Console, Edge, Role, Site, SiteParts};
+use crate::engine::{Engine, Parts, freshness, repository};
+use crate::index::{Backend, Index};
+use crate::observe::access::AccessLog;
+use crate::observe::health::Health;
+use crate::observe::lines::Lines;
+use crate::observe::log;
+use crate::observe::metrics::Metrics;
+use crate::store::Store;
+use crate::sys::files;
+use crate::upstream::{AccountState, Setup, Upstream};
+
+/// How long the stop waits for publications and the index after the connections have ended.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+
+/// Both logs.
+struct Logs {
+    errors: Lines,
+    access: Lines,
+}
+
+/// Runs the mirror until it is told to stop.
+pub fn run(inputs: &Inputs) -> ExitCode {
+    let config = match Config::load(inputs) {
+        Ok(config) => config,
+        Err(errors) => return refuse(&errors),
+    };
+    let (Ok(errors), Ok(access)) = (Lines::new(std::io::stderr()), Lines::new(std::io::stdout())) else {
+        say("no thread could be started");
+        return ExitCode::FAILURE;
+    };
+    let logs = Logs { errors, access };
+    log::install(&config.log, logs.errors.clone());
+    let outcome = start(&config, inputs, &logs);
+    if let Err(reason) = &outcome {
+        tracing::error!("{reason}");
+    }
+    logs.access.flush();
+    logs.errors.flush();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if let Err(error) = files::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let ended = runtime.block_on(serve(config, inputs, store, logs));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve(config: &Config, inputs: &Inputs, store: Store, logs: &Logs) -> Result<(), String> {
+    let root = store.root().to_owned();
+    let index = Index::open(&store.index_folder());
+    introduce(config, &root, index.backend());
+    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
+    let metrics = Arc::new(Metrics::default());
+    let engine = Engine::new(parts(config, inputs, store, index, Arc::clone(&metrics))?);
+    let health = Health::default();
+    let (stop, drain) = drain::new();
+    let site = Site::new(SiteParts {
+        engine: Arc::clone(&engine),
+        metrics: Arc::clone(&metrics),
+        access: config.log.access.map(|format| AccessLog::new(format, logs.access.clone())),
+        health: health.clone(),
+        prefix: config.http.prefix.clone(),
+        headers: config.http.headers.clone(),
+        catalog_max: config.catalog_max,
+    });
+    let listener = Listener::bind(&config.http.listen)?;
+    tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
+    if let Some(tls) = &tls {
+        tell_expiry(tls);
+    }
+    if let Some(debug) = &config.http.debug {
+        let console = Console {
+            engine: Arc::clone(&engine),
+            metrics: Arc::clone(&metrics),
+            health: health.clone(),
+            lines: vec![logs.errors.clone(), logs.access.clone()],
+            path: debug.metrics.clone(),
+        };
+        open_console(debug, console, &drain, &metrics)?;
+    }
+    health.start(config.health.checks.clone(), root);
+    tokio::spawn(check_account(engine.upstream().clone()));
+    tokio::spawn({
+        let engine = Arc::clone(&engine);
+        async move { engine.adopt_names().await }
+    });
+    let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics };
+    let running = tokio::spawn(edge.run());
+    wait_and_drain(&stop, running, config.http.drain).await?;
+    if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
+        tracing::warn!("the disk is slow: what was fetched last may be fetched again");
+    }
+    Ok(())
+}
+
+fn parts(
+    config: &Config,
+    inputs: &Inputs,
+    store: Store,
+    index: Index,
+    metrics: Arc<Metrics>,
+) -> Result<Parts, String> {
+    let proxy = &config.proxy;
+    let upstream = Upstream::new(&Setup {
+        url: proxy.remoteurl.clone(),
+        account: proxy.account.clone(),
+        anonymous_fallback: proxy.anonymous_fallback,
+        cafile: proxy.cafile.clone(),
+        realms: proxy.realms.clone(),
+        redirects: proxy.redirects.clone(),
+        proxy_hosts: proxy_hosts(inputs),
+    });
+    let upstream = upstream.map_err(|error| error.to_string())?;
+    let naming = repository::Naming::new(repository::Setup {
+        name: &proxy.name,
+        name_configured: proxy.name_configured,
+        host: upstream.host(),
+        account: proxy.account.as_ref().map(|account| account.username.as_str()),
+        allow: proxy.allow.clone(),
+        deny: proxy.deny.clone(),
+    });
+    let rules = freshness::Rules {
+        fresh: config.tags.fresh,
+        stale_for: config.tags.stale_for,
+        serve_gone: !config.tags.refuse_gone,
+    };
+    Ok(Parts { upstream, store, index, naming, rules, negative: config.tags.negative, metrics })
+}
+
+/// The hosts of the HTTP proxies that the client library takes from the environment.
+fn proxy_hosts(inputs: &Inputs) -> Vec<String> {
+    let named = |name: &str| {
+        ["http_proxy", "https_proxy", "all_proxy"].iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
+    };
+    let values = inputs.variables.iter().filter(|(name, _)| named(name)).map(|(_, value)| value);
+    values
+        .filter_map(|value| {
+            let with_scheme = if value.contains("://") { value.clone() } else { format!("http://{value}") };
+            url::Url::parse(&with_scheme).ok()?.host_str().map(str::to_owned)
+        })
+        .collect()
+}
+
+/// Where everything comes from and goes to, before anything happens.
+fn introduce(config: &Config, root: &std::path::Path, backend: &Backend) {
+    let file = config.file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
+    tracing::info!("tidegate {}: configuration from {file} and the environment", env!("CARGO_PKG_VERSION"));
+    let account = config
+        .proxy
+        .account
+        .as_ref()
+        .map_or("anonymously".to_owned(), |account| format!("as {}", account.username));
+    tracing::info!("mirror of {} ({}), {account}", config.proxy.remoteurl, config.proxy.name);
+    if config.proxy.account.is_some() && config.proxy.allow.is_empty() {
+        tracing::warn!(
+            "the private images of this account are open to everybody who can reach the mirror: tidegate.proxy.allow can name what may be asked for"
+        );
+    }
+    tracing::info!("cache in {}", root.display());
+    if let Backend::Memory(reason) = backend {
+        tracing::error!(reason, "the index can't be kept on disk; it is kept in memory until the next start");
+    }
+}
+
+fn tell_expiry(tls: &Acceptor) {
+    let ends = jiff::Timestamp::from_second(tls.expires).unwrap_or_default();
+    let left =
+        tls.expires.saturating_sub(i64::try_from(crate::sys::clock::unix_ms() / 1000).unwrap_or(i64::MAX));
+    if left <= 0 {
+        tracing::error!("the certificate ended at {ends}: clients refuse it");
+    } else {
+        tracing::info!("the certificate is good until {ends}");
+    }
+}
+
+fn open_console(
+    debug: &Debug,
+    console: Console,
+    drain: &Drain,
+    metrics: &Arc<Metrics>,
+) -> Result<(), String> {
+    let listener = Listener::bind(&debug.listen)?;
+    tracing::info!("debug server listening {listener}");
+    if let Some(path) = &debug.metrics {
+        tracing::info!("providing prometheus metrics on {path}");
+    }
+    let role = Role::Console(Arc::new(console));
+    tokio::spawn(
+        Edge { listener, tls: None, role, drain: drain.clone(), metrics: Arc::clone(metrics) }.run(),
+    );
+    Ok(())
+}
+
+/// In the background: the start never needs the upstream.
+async fn check_account(upstream: Upstream) {
+    match upstream.check_account().await {
+        Ok(AccountState::Accepted) => {
+            tracing::info!("the upstream answers and takes the account of this mirror")
+        }
+        Ok(AccountState::Refused) => {}
+        Ok(AccountState::Anonymous | AccountState::Unknown) => tracing::info!("the upstream answers"),
+        Err(error) => tracing::warn!(%error, "the upstream does not answer now; what is held is served"),
+    }
+}
+
+/// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
+async fn wait_and_drain(
+    stop: &Stop,
+    mut running: tokio::task::JoinHandle<()>,
+    drain: Duration,
+) -> Result<(), String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
+    let (mut terminate, mut interrupt, mut hangup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
+        }
+    }
+    tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
+    stop.begin();
+    tokio::select! {
+        _ = &mut running => return Ok(()),
+        () = tokio::time::sleep(drain) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), running).await;
+    Ok(())
+}

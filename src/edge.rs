@@ -1,0 +1,88 @@
+//! The sockets: listeners, TLS, HTTP, limits, drain.
+//!
+//! A connection is accepted under a limit, may shake hands under another, and then speaks HTTP/1.1 or HTTP/2. Each
+//! request becomes an answer of the [`Site`] (the mirror) or of the [`Console`] (health and metrics). A body that turns
+//! out wrong resets its connection; one that only broke off closes it short, so that clients go on with a range.
+
+mod answer;
+mod body;
+mod conditional;
+mod connection;
+mod console;
+pub mod drain;
+mod failure;
+pub mod limits;
+pub mod listener;
+mod lists;
+mod site;
+mod socket;
+pub mod tls;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub use console::Console;
+use drain::Drain;
+use listener::Listener;
+pub use site::{Site, SiteParts};
+use tls::Acceptor;
+
+use crate::observe::metrics::Metrics;
+
+/// Who answers on a listener.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// The mirror.
+    Mirror(Arc<Site>),
+    /// Health and metrics.
+    Console(Arc<Console>),
+}
+
+/// A listener with all it needs.
+#[derive(Debug)]
+pub struct Edge {
+    /// Where connections come from.
+    pub listener: Listener,
+    /// The certificate; `None` speaks plain HTTP.
+    pub tls: Option<Acceptor>,
+    /// Who answers.
+    pub role: Role,
+    /// When to stop.
+    pub drain: Drain,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// Accepts until the drain begins, then waits for the open connections until they end or it closes them.
+    pub async fn run(self) {
+        let slots = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let mut drain = self.drain.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = drain.began() => break,
+            };
+            let Some((socket, peer)) = accepted else { continue };
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                self.metrics.refused();
+                continue;
+            };
+            let connection = connection::Connection {
+                tls: self.tls.clone(),
+                role: self.role.clone(),
+                drain: self.drain.clone(),
+                metrics: Arc::clone(&self.metrics),
+                peer,
+            };
+            tokio::spawn(async move {
+                connection.serve(socket).await;
+                drop(slot);
+            });
+        }
+        drop(self.listener);
+        let all = u32::try_from(limits::CONNECTIONS_MAX).unwrap_or(u32::MAX);
+        let _ended = slots.acquire_many(all).await;
+    }
+}

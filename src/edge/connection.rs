@@ -1,0 +1,150 @@
+//! One connection from its first byte to its last.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Role;
+use super::body::Body;
+use super::drain::Drain;
+use super::limits::{HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
+use super::socket::{Poison, Socket, Stream};
+use super::tls::{Acceptor, PLAIN_ANSWER};
+use crate::observe::metrics::Metrics;
+
+/// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// What a connection needs to be served.
+pub struct Connection {
+    /// The certificate; `None` speaks plain HTTP.
+    pub tls: Option<Acceptor>,
+    /// Who answers.
+    pub role: Role,
+    /// When to stop.
+    pub drain: Drain,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// The peer's address without its port.
+    pub peer: String,
+}
+
+impl Connection {
+    /// Serves it to its end.
+    pub async fn serve(self, stream: Stream) {
+        self.metrics.connections().inc();
+        let metrics = Arc::clone(&self.metrics);
+        match self.tls.clone() {
+            None => self.http1(stream).await,
+            Some(acceptor) => self.shake_hands(acceptor, stream).await,
+        }
+        metrics.connections().dec();
+    }
+
+    async fn shake_hands(self, acceptor: Acceptor, stream: Stream) {
+        let mut drain = self.drain.clone();
+        let poison = Poison::default();
+        let handshake = async {
+            if is_plain(stream.first_byte().await) {
+                refuse_plain(stream).await;
+                return Err("a plain HTTP request".to_owned());
+            }
+            let socket = Socket::new(stream, poison.clone());
+            acceptor.tls.accept(socket).await.map_err(|error| error.to_string())
+        };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
+            () = drain.began() => return,
+        };
+        match shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}"))) {
+            Ok(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => self.run_http2(tls).await,
+            Ok(tls) => self.run_http1(tls, poison).await,
+            Err(reason) => {
+                self.metrics.handshake_failed();
+                tracing::debug!(peer = self.peer, reason, "TLS handshake failed");
+            }
+        }
+    }
+
+    async fn http1(self, stream: Stream) {
+        let poison = Poison::default();
+        self.run_http1(Socket::new(stream, poison.clone()), poison).await;
+    }
+
+    async fn run_http1(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, poison: Poison) {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HEAD_BYTES_MAX);
+        let service = service_fn(|request| self.answer(request, poison.clone()));
+        self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
+    }
+
+    /// Here a wrong body resets its own stream; the connection that the others share goes on.
+    async fn run_http2(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
+        let service = service_fn(|request| self.answer(request, Poison::default()));
+        self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
+    }
+
+    /// Runs a connection to its end; in a drain only what is under way, and that not for ever.
+    async fn drive<C: GracefulConnection>(&self, connection: C)
+    where
+        C::Error: std::fmt::Display,
+    {
+        let mut connection = pin!(connection);
+        let mut drain = self.drain.clone();
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = drain.began() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = drain.closes() => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = self.peer, %error, "a connection ended early");
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        poison: Poison,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let (role, peer) = (self.role.clone(), self.peer.clone());
+        async move {
+            Ok(match role {
+                Role::Mirror(site) => site.answer(request, peer, poison).await,
+                Role::Console(console) => console.answer(&request),
+            })
+        }
+    }
+}
+
+/// Whether a peer began with text where a handshake was expected.
+fn is_plain(first: Option<u8>) -> bool {
+    first.is_some_and(|byte| byte != HANDSHAKE_RECORD && byte.is_ascii_uppercase())
+}
+
+async fn refuse_plain(stream: Stream) {
+    let mut socket = Socket::new(stream, Poison::default());
+    // What is left unread at the close would make the system reset the connection, and the answer with it.
+    let _ = socket.read(&mut [0; 4096]).await;
+    let _ = socket.write_all(PLAIN_ANSWER).await;
+    let _ = socket.shutdown().await;
+}

@@ -1,0 +1,66 @@
+//! The debug listener: health and metrics, plain HTTP, as `registry` has it.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::body::Body;
+use super::{failure, lists};
+use crate::engine::Engine;
+use crate::observe::health::Health;
+use crate::observe::lines::Lines;
+use crate::observe::metrics::{Metrics, Snapshot};
+
+/// What Prometheus expects of a text exposition.
+const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Answers on the debug listener.
+#[derive(Debug)]
+pub struct Console {
+    /// Whose state is shown.
+    pub engine: Arc<Engine>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The checks.
+    pub health: Health,
+    /// The logs, for the lines they lost.
+    pub lines: Vec<Lines>,
+    /// The path of the metrics, if they are on.
+    pub path: Option<String>,
+}
+
+impl Console {
+    /// Answers a request.
+    pub fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/debug/health" if reads => self.health(),
+            _ if reads && self.path.as_deref() == Some(path) => self.metrics(),
+            _ => failure::text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
+    }
+
+    fn health(&self) -> Response<Body> {
+        let failing = self.health.failing();
+        let mut response = lists::document(&json!(failing));
+        if !failing.is_empty() {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let snapshot = Snapshot {
+            fills: self.engine.fills_running(),
+            allowance: self.engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
+            lost: self.lines.iter().map(Lines::lost).sum(),
+            unhealthy: self.health.failing().len(),
+        };
+        let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
+        response
+    }
+}

@@ -1,0 +1,28 @@
+//! The limits of the edge. Each protects the others' service from one peer.
+
+use std::time::Duration;
+
+/// Open connections of one listener. At most 40 KiB each while idle; beyond that new ones are closed at once.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Connections that wait to be accepted: a farm starts its jobs at the same second.
+pub const BACKLOG: i32 = 4096;
+
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a connection may wait for the whole head of its next request; so the longest idle time, too. Clients open a
+/// new connection without a word when they find one closed.
+pub const HEAD_WAIT: Duration = Duration::from_secs(30);
+
+/// Bytes of the head of a request. Real ones have about 1 KiB; podman's longest `Range` has 20 KiB.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Requests at once on one HTTP/2 connection.
+pub const STREAMS_MAX: u32 = 128;
+
+/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to answer.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long sent bytes may stay unacknowledged, and a peer silent, before the system gives a connection up.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);

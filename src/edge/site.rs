@@ -1,0 +1,271 @@
+//! The mirror as an HTTP service: from a request to a response, with its headers, its log line and its counters.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::{Body as _, Incoming};
+use serde_json::json;
+
+use super::answer::{self, Answer, insert};
+use super::body::Body;
+use super::socket::Poison;
+use super::{failure, lists};
+use crate::engine::{Engine, Outcome, Want};
+use crate::observe::access::{AccessLog, Entry};
+use crate::observe::health::Health;
+use crate::observe::metrics::{Kind, Metrics};
+use crate::registry::media_type::Accept;
+use crate::registry::route::{self, Page, Resource, Route, Source};
+use crate::registry::{Reference, RepositoryName};
+use crate::sys::{clock, entropy};
+
+/// What a [`Site`] is made of.
+#[derive(Debug)]
+pub struct SiteParts {
+    /// Who decides.
+    pub engine: Arc<Engine>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Where to write answered requests.
+    pub access: Option<AccessLog>,
+    /// The checks that gate.
+    pub health: Health,
+    /// `http.prefix`.
+    pub prefix: String,
+    /// `http.headers`.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// `catalog.maxentries`.
+    pub catalog_max: u32,
+}
+
+/// The mirror as an HTTP service.
+#[derive(Debug)]
+pub struct Site(SiteParts);
+
+const VERSION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("docker-distribution-api-version"), HeaderValue::from_static("registry/2.0"));
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// What a request was about: its name in the metrics, and whether it asked for content.
+#[derive(Debug, Clone, Copy)]
+struct Subject {
+    handler: &'static str,
+    kind: Option<Kind>,
+}
+
+const NOTHING: Subject = Subject { handler: "none", kind: None };
+
+impl Site {
+    /// Puts the parts together.
+    pub fn new(parts: SiteParts) -> Arc<Self> {
+        Arc::new(Self(parts))
+    }
+
+    /// Answers a request.
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: String,
+        poison: Poison,
+    ) -> Response<Body> {
+        let (began, at) = (clock::monotonic(), clock::now());
+        let has_body = !request.body().is_end_stream();
+        let (head, _) = request.into_parts();
+        let (subject, answer) = self.decide(&head, has_body, poison).await;
+        let Answer { mut response, outcome } = answer;
+        if let Some(outcome) = outcome {
+            insert(response.headers_mut(), CACHE_STATUS, &outcome.to_string());
+        }
+        let text = |name| head.headers.get(name).map(lossy).unwrap_or_default();
+        let mut entry = Entry {
+            peer,
+            at,
+            method: head.method.to_string(),
+            target: head.uri.path_and_query().map_or_else(|| head.uri.to_string(), ToString::to_string),
+            version: version(head.version),
+            status: response.status().as_u16(),
+            bytes: 0,
+            referer: text(header::REFERER),
+            agent: text(header::USER_AGENT),
+            outcome: outcome.map_or("-", Outcome::label),
+            took: std::time::Duration::ZERO,
+            id: entropy::number(),
+        };
+        let site = Arc::clone(self);
+        response.map(|body| {
+            body.reporting(Box::new(move |bytes| {
+                entry.bytes = bytes;
+                entry.took = clock::monotonic().saturating_duration_since(began);
+                site.report(subject, outcome, &entry);
+            }))
+        })
+    }
+
+    fn report(&self, subject: Subject, outcome: Option<Outcome>, entry: &Entry) {
+        self.0.metrics.answered(subject.handler, method(&entry.method), entry.status, entry.took);
+        if let (Some(kind), Some(outcome)) = (subject.kind, outcome) {
+            self.0.metrics.content(kind, outcome.label(), outcome.is_hit(), entry.bytes);
+        }
+        if let Some(access) = &self.0.access {
+            access.write(entry);
+        }
+    }
+
+    async fn decide(
+        self: &Arc<Self>,
+        head: &http::request::Parts,
+        has_body: bool,
+        poison: Poison,
+    ) -> (Subject, Answer) {
+        if self.0.health.gates() {
+            return (NOTHING, Answer::plain(failure::unhealthy()));
+        }
+        if has_body && matches!(head.method, Method::GET | Method::HEAD) {
+            return (NOTHING, Answer::plain(failure::with_body()));
+        }
+        let request = route::Request {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            prefix: &self.0.prefix,
+        };
+        let (subject, mut answer) = match request.route() {
+            Err(refusal) => (NOTHING, failure::refusal(refusal)),
+            Ok(Route::Alive) => return (NOTHING, alive()),
+            Ok(route) => {
+                let (subject, mut answer) = self.dispatch(route, head, poison).await;
+                answer.response.headers_mut().extend(self.0.headers.iter().cloned());
+                (subject, answer)
+            }
+        };
+        answer.response.headers_mut().insert(VERSION.0, VERSION.1);
+        (subject, answer)
+    }
+
+    async fn dispatch(
+        self: &Arc<Self>,
+        route: Route,
+        head: &http::request::Parts,
+        poison: Poison,
+    ) -> (Subject, Answer) {
+        let base = Subject { handler: "base", kind: None };
+        match route {
+            Route::Alive => (base, alive()),
+            Route::Base => (base, Answer::plain(base_document())),
+            Route::BaseWithoutSlash => (base, Answer::plain(to_base(head.uri.path()))),
+            Route::Catalog(page) => (Subject { handler: "catalog", kind: None }, self.catalog(&page, head)),
+            Route::Repository { source, name, resource } => {
+                let subject = subject(&resource);
+                let mut answer = self.of_repository(source.as_ref(), &name, resource, head, poison).await;
+                if let Some(Source::Namespace(host)) = &source {
+                    insert(answer.response.headers_mut(), NAMESPACE, host);
+                }
+                (subject, answer)
+            }
+        }
+    }
+
+    fn catalog(&self, page: &Page, head: &http::request::Parts) -> Answer {
+        match self.0.engine.catalog(page, self.0.catalog_max) {
+            Ok(page) => lists::catalog(&page, head.uri.path()),
+            Err(denied) => failure::denial(&denied),
+        }
+    }
+
+    async fn of_repository(
+        self: &Arc<Self>,
+        source: Option<&Source>,
+        name: &RepositoryName,
+        resource: Resource,
+        head: &http::request::Parts,
+        poison: Poison,
+    ) -> Answer {
+        let engine = &self.0.engine;
+        let want = if head.method == Method::HEAD { Want::Head } else { Want::Body };
+        let repository = match engine.resolve(source, name) {
+            Ok(repository) => repository,
+            Err(denied) => return failure::denial(&denied),
+        };
+        let answered = match resource {
+            Resource::Manifest(Reference::Tag(tag)) => {
+                let answered = engine.manifest_by_tag(&repository, &tag, accept(&head.headers), want).await;
+                answered.map(|found| answer::manifest(found, &head.headers, want))
+            }
+            Resource::Manifest(Reference::Digest(digest)) => {
+                let answered = engine.manifest_by_digest(&repository, &digest, want).await;
+                answered.map(|found| answer::manifest(found, &head.headers, want))
+            }
+            Resource::Blob(digest) => {
+                let answered = engine.blob(&repository, &digest, want).await;
+                answered.map(|found| answer::blob(found, &head.headers, want, poison))
+            }
+            Resource::Tags(page) => {
+                let namespace = match source {
+                    Some(Source::Namespace(host)) => Some(host.as_str()),
+                    _ => None,
+                };
+                let answered = engine.tags(&repository, &page).await;
+                answered.map(|page| lists::tags(page, name.as_str(), head.uri.path(), namespace))
+            }
+            Resource::Referrers { subject, artifact_type } => {
+                Ok(lists::referrers(engine.referrers(&repository, &subject, artifact_type.as_deref()).await))
+            }
+        };
+        answered.unwrap_or_else(|denied| failure::denial(&denied))
+    }
+}
+
+fn subject(resource: &Resource) -> Subject {
+    match resource {
+        Resource::Manifest(_) => Subject { handler: "manifest", kind: Some(Kind::Manifest) },
+        Resource::Blob(_) => Subject { handler: "blob", kind: Some(Kind::Blob) },
+        Resource::Tags(_) => Subject { handler: "tags", kind: None },
+        Resource::Referrers { .. } => Subject { handler: "referrers", kind: None },
+    }
+}
+
+/// `/`: alive.
+fn alive() -> Answer {
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Answer::plain(response)
+}
+
+/// `/v2/`: the protocol is spoken here, and nobody is asked who he is.
+fn base_document() -> Response<Body> {
+    let mut response = Response::new(Body::whole(json!({}).to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn to_base(path: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    insert(response.headers_mut(), header::LOCATION, &format!("{path}/"));
+    response
+}
+
+fn accept(headers: &HeaderMap) -> Accept {
+    Accept::parse(headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()))
+}
+
+fn lossy(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// A method as a label: a closed set, since anybody may send anything.
+fn method(method: &str) -> &'static str {
+    ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other")
+}

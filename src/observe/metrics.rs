@@ -1,0 +1,259 @@
+//! Counters for Prometheus: the names that `registry` 3 has, and our own under `tidegate_`. `docs/metrics.md` lists them.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// What kind of content an answer was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A blob.
+    Blob,
+    /// A manifest.
+    Manifest,
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Blob => "blob",
+            Self::Manifest => "manifest",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    r#type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    r#type: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    code: u16,
+    handler: &'static str,
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandlerLabels {
+    handler: &'static str,
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+type ByType = Family<TypeLabel, Counter>;
+
+/// Upper bounds of the buckets for the time of a request, in seconds.
+const SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
+
+/// All counters of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: ByType,
+    hits: ByType,
+    misses: ByType,
+    pulled: ByType,
+    pushed: ByType,
+    http: Family<HttpLabels, Counter>,
+    durations: Family<HandlerLabels, Histogram>,
+    outcomes: Family<OutcomeLabels, Counter>,
+    connections: Gauge,
+    refused: Counter,
+    handshakes: Counter,
+    fills: Gauge,
+    limit: Gauge,
+    remaining: Gauge,
+    lost: Gauge,
+    unhealthy: Gauge,
+}
+
+/// What is read when the metrics are asked for, not counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot {
+    /// Fills under way.
+    pub fills: usize,
+    /// The upstream's rate limit and what is left of it.
+    pub allowance: Option<(u64, u64)>,
+    /// Log lines lost.
+    pub lost: u64,
+    /// Failing health checks.
+    pub unhealthy: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            hits: Family::default(),
+            misses: Family::default(),
+            pulled: Family::default(),
+            pushed: Family::default(),
+            http: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            outcomes: Family::default(),
+            connections: Gauge::default(),
+            refused: Counter::default(),
+            handshakes: Counter::default(),
+            fills: Gauge::default(),
+            limit: Gauge::default(),
+            remaining: Gauge::default(),
+            lost: Gauge::default(),
+            unhealthy: Gauge::default(),
+        };
+        metrics.register_proxy();
+        metrics.register_http();
+        metrics.register_own();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register_proxy(&mut self) {
+        for family in [&self.requests, &self.hits, &self.misses, &self.pulled, &self.pushed] {
+            for kind in [Kind::Blob, Kind::Manifest] {
+                drop(family.get_or_create(&TypeLabel { r#type: kind.label() }));
+            }
+        }
+        let proxy = self.registry.sub_registry_with_prefix("registry_proxy");
+        proxy.register("requests", "Requests for content", self.requests.clone());
+        proxy.register("hits", "Requests answered from what is held", self.hits.clone());
+        proxy.register("misses", "Requests that needed the upstream's content", self.misses.clone());
+        proxy.register("pulled_bytes", "Bytes fetched from the upstream", self.pulled.clone());
+        proxy.register("pushed_bytes", "Bytes given to clients", self.pushed.clone());
+    }
+
+    fn register_http(&mut self) {
+        let http = self.registry.sub_registry_with_prefix("registry_http");
+        http.register("requests", "Answered requests", self.http.clone());
+        let help = "Seconds from the head of a request to the end of its answer";
+        http.register("request_duration_seconds", help, self.durations.clone());
+    }
+
+    fn register_own(&mut self) {
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        own.register("build_info", "The running version", build);
+        own.register("answers", "Answers about content, by outcome", self.outcomes.clone());
+        own.register("connections", "Open client connections", self.connections.clone());
+        own.register("connections_refused", "Connections closed at once: too many", self.refused.clone());
+        own.register("tls_handshakes_failed", "TLS handshakes that failed", self.handshakes.clone());
+        own.register("fills", "Blobs being fetched", self.fills.clone());
+        own.register(
+            "upstream_ratelimit",
+            "Requests per window that the upstream allows",
+            self.limit.clone(),
+        );
+        own.register("upstream_ratelimit_remaining", "What is left of them", self.remaining.clone());
+        own.register("log_lines_lost", "Log lines that nobody read in time", self.lost.clone());
+        own.register("health_checks_failing", "Health checks that fail", self.unhealthy.clone());
+    }
+
+    /// Bytes of a blob came from the upstream.
+    pub fn pulled_blob(&self, bytes: u64) {
+        self.pulled.get_or_create(&TypeLabel { r#type: "blob" }).inc_by(bytes);
+    }
+
+    /// Bytes of a manifest came from the upstream.
+    pub fn pulled_manifest(&self, bytes: u64) {
+        self.pulled.get_or_create(&TypeLabel { r#type: "manifest" }).inc_by(bytes);
+    }
+
+    /// A request for content was answered.
+    pub fn content(&self, kind: Kind, outcome: &'static str, hit: bool, bytes: u64) {
+        let label = TypeLabel { r#type: kind.label() };
+        self.requests.get_or_create(&label).inc();
+        if hit { &self.hits } else { &self.misses }.get_or_create(&label).inc();
+        self.pushed.get_or_create(&label).inc_by(bytes);
+        self.outcomes.get_or_create(&OutcomeLabels { r#type: label.r#type, outcome }).inc();
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, handler: &'static str, method: &'static str, code: u16, took: Duration) {
+        self.http.get_or_create(&HttpLabels { code, handler, method }).inc();
+        self.durations.get_or_create(&HandlerLabels { handler, method }).observe(took.as_secs_f64());
+    }
+
+    /// Client connections opened and not yet closed.
+    pub fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// A connection was closed at once: too many are open.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// A TLS handshake failed.
+    pub fn handshake_failed(&self) {
+        self.handshakes.inc();
+    }
+
+    /// The whole exposition.
+    pub fn expose(&self, now: Snapshot) -> String {
+        let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let wide = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.fills.set(whole(now.fills));
+        self.unhealthy.set(whole(now.unhealthy));
+        self.lost.set(wide(now.lost));
+        if let Some((limit, remaining)) = now.allowance {
+            self.limit.set(wide(limit));
+            self.remaining.set(wide(remaining));
+        }
+        let mut exposition = String::new();
+        // Writing to a string fails only if a metric can't be written as text, and ours can.
+        let _ = text::encode(&mut exposition, &self.registry);
+        exposition
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(exposition: &str, line: &str) {
+        assert!(exposition.lines().any(|found| found == line), "no {line} in\n{exposition}");
+    }
+
+    #[test]
+    fn the_names_of_registry_are_there_from_the_start() {
+        let exposition = Metrics::default().expose(Snapshot::default());
+        for name in ["requests", "hits", "misses", "pulled_bytes", "pushed_bytes"] {
+            check(&exposition, &format!("registry_proxy_{name}_total{{type=\"blob\"}} 0"));
+            check(&exposition, &format!("registry_proxy_{name}_total{{type=\"manifest\"}} 0"));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_counted_under_its_outcome() {
+        let metrics = Metrics::default();
+        metrics.content(Kind::Blob, "hit", true, 7);
+        metrics.answered("blob", "GET", 200, Duration::from_millis(3));
+        let exposition =
+            metrics.expose(Snapshot { fills: 2, allowance: Some((100, 76)), lost: 0, unhealthy: 1 });
+        check(&exposition, "registry_proxy_hits_total{type=\"blob\"} 1");
+        check(&exposition, "registry_proxy_pushed_bytes_total{type=\"blob\"} 7");
+        check(&exposition, "tidegate_answers_total{type=\"blob\",outcome=\"hit\"} 1");
+        check(&exposition, "registry_http_requests_total{code=\"200\",handler=\"blob\",method=\"GET\"} 1");
+        check(&exposition, "tidegate_fills 2");
+        check(&exposition, "tidegate_upstream_ratelimit_remaining 76");
+    }
+}

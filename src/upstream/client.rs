@@ -1,0 +1,476 @@
+//! One question to an upstream: token, redirects, retries and limits of time, whatever is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Response;
+use url::Url;
+
+use super::budget::Budget;
+use super::error::FetchError;
+use super::resolver::{Guarded, Learned, Recording};
+use super::token::{self, Login, Next, Scope, Ticket, TokenRequest, Tokens};
+use super::{Setup, challenge, policy};
+use crate::sys::collapse::Collapse;
+use crate::sys::entropy;
+
+/// How we introduce ourselves.
+const USER_AGENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+
+/// How long a connection may take, with name resolution and TLS.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// How long one question may take up to the headers of its answer, all tries, tokens and redirects together: a client
+/// is to be told within 10 s.
+const ANSWER_WAIT: Duration = Duration::from_secs(9);
+
+/// Waits between the tries of a question, before jitter.
+const RETRY_WAITS: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
+
+/// Most redirects of one question.
+const HOPS_MAX: usize = 5;
+
+/// How long an unused connection is kept: upstreams close theirs after a minute or more.
+const IDLE_WAIT: Duration = Duration::from_secs(50);
+
+/// How long the body of a small answer may take.
+pub const DOCUMENT_WAIT: Duration = Duration::from_secs(20);
+
+/// Longest `Retry-After` that is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Why an upstream could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The file of CAs.
+    #[error("tidegate.proxy.cafile: {path}: {reason}")]
+    Cafile {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS client.
+    #[error("no TLS towards the upstream: {0}; install the package ca-certificates, or set SSL_CERT_FILE")]
+    Tls(String),
+}
+
+/// A question.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// GET or HEAD.
+    pub method: Method,
+    /// Path and query at the upstream.
+    pub path: String,
+    /// What the token must be for.
+    pub scope: Scope,
+    /// Headers besides our own.
+    pub headers: HeaderMap,
+}
+
+impl Ask {
+    /// A question with no headers of its own.
+    pub fn new(method: Method, path: String, scope: Scope) -> Self {
+        Self { method, path, scope, headers: HeaderMap::new() }
+    }
+
+    /// Adds a header; a value that is none is left out.
+    pub fn with(mut self, name: header::HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+}
+
+type Fetched = Result<Ticket, FetchError>;
+
+/// The connections to an upstream and to where it sends us.
+#[derive(Debug)]
+pub struct Client {
+    url: Url,
+    host: String,
+    own: reqwest::Client,
+    foreign: reqwest::Client,
+    listed: Vec<String>,
+    learned: Learned,
+    tokens: Arc<Tokens>,
+    fetches: Collapse<(Login, Scope), Fetched>,
+    budget: Budget,
+}
+
+impl Client {
+    /// Prepares both clients: the one for the upstream itself, and the guarded one for redirects and token servers.
+    pub fn new(setup: &Setup) -> Result<Self, SetupError> {
+        let learned = Learned::of(&setup.url);
+        let host = shown(&setup.url);
+        let listed: Vec<_> = setup.realms.iter().chain(&setup.redirects).cloned().collect();
+        let recording =
+            Recording { learned: learned.clone(), host: setup.url.host_str().unwrap_or_default().to_owned() };
+        let names = listed.iter().map(|entry| bare_name(entry)).collect();
+        let guarded = Guarded { learned: learned.clone(), listed: names, proxies: setup.proxy_hosts.clone() };
+        let own = build(setup, |builder| builder.dns_resolver(Arc::new(recording)))?;
+        let foreign = build(setup, |builder| builder.dns_resolver(Arc::new(guarded)))?;
+        let (account, realms) = (setup.account.clone(), setup.realms.clone());
+        let tokens = Tokens::new(&setup.url, &host, account, setup.anonymous_fallback, realms);
+        let (fetches, budget) = (Collapse::default(), Budget::default());
+        Ok(Self {
+            url: setup.url.clone(),
+            host,
+            own,
+            foreign,
+            listed,
+            learned,
+            tokens: Arc::new(tokens),
+            fetches,
+            budget,
+        })
+    }
+
+    /// Host, and port if it is not the scheme's own.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What it said of its rate limit.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Whether the upstream answers `/v2/`, and takes the account.
+    pub async fn ping(&self) -> Result<(), FetchError> {
+        self.ask(&Ask::new(Method::GET, "/v2/".to_owned(), None)).await.map(drop)
+    }
+
+    /// Asks, with all tries there are, and gives an answer with a status of success.
+    pub async fn ask(&self, ask: &Ask) -> Result<Response, FetchError> {
+        let limit = FetchError::Timeout { host: self.host.clone(), what: "answer", limit: ANSWER_WAIT };
+        tokio::time::timeout(ANSWER_WAIT, self.persist(ask)).await.unwrap_or(Err(limit))
+    }
+
+    async fn persist(&self, ask: &Ask) -> Result<Response, FetchError> {
+        let mut waits = RETRY_WAITS.iter();
+        loop {
+            match (self.with_token(ask).await, waits.next()) {
+                (Err(error), Some(wait)) if error.is_passing() => {
+                    tracing::debug!(path = ask.path, %error, "the upstream is asked again");
+                    tokio::time::sleep(jitter(*wait)).await;
+                }
+                (answer, _) => return answer,
+            }
+        }
+    }
+
+    /// Asks with what is known to be wanted; on 401 once more with what is wanted now.
+    async fn with_token(&self, ask: &Ask) -> Result<Response, FetchError> {
+        let (ticket, fresh) = self.ticket(&ask.scope).await?;
+        let answer = self.follow(ask, ticket.as_ref()).await?;
+        let Some(challenge) = wanted(&answer) else {
+            return self.judge(answer, ticket.as_ref());
+        };
+        let insufficient = matches!(&challenge, challenge::Challenge::Bearer { error: Some(error), .. } if error == "insufficient_scope");
+        self.tokens.refused(&ask.scope, challenge, ticket.as_ref());
+        if fresh && insufficient && ticket.is_some() {
+            // The very newest token does not do: this repository is not for us, or does not exist.
+            return Err(self.denied());
+        }
+        let (again, _) = self.ticket(&ask.scope).await?;
+        if again.is_none() {
+            return Err(self.denied());
+        }
+        let answer = self.follow(ask, again.as_ref()).await?;
+        self.judge(answer, again.as_ref())
+    }
+
+    /// The token for a scope, and whether it was fetched just now.
+    async fn ticket(&self, scope: &Scope) -> Result<(Option<Ticket>, bool), FetchError> {
+        // Twice: a refused account is followed by nobody.
+        for _ in 0..2 {
+            let request = match self.tokens.next(scope)? {
+                Next::Go(ticket) => return Ok((ticket, false)),
+                Next::Fetch(request) => request,
+            };
+            let (tokens, foreign, scope) = (Arc::clone(&self.tokens), self.foreign.clone(), scope.clone());
+            let key = (request.login, scope.clone());
+            let mut fetch = self
+                .fetches
+                .join(key, || async move { fetch_token(&foreign, &tokens, &request, &scope).await });
+            match fetch.wait().await {
+                Some(Ok(ticket)) => return Ok((Some(ticket), true)),
+                Some(Err(FetchError::LoginRefused { .. })) => {}
+                Some(Err(error)) => return Err(error),
+                None => {
+                    return Err(FetchError::Malformed { host: self.host.clone(), what: "no token" });
+                }
+            }
+        }
+        Err(FetchError::LoginRefused { host: self.host.clone() })
+    }
+
+    /// Sends a request, and goes where it is sent, by hand: the token stays behind.
+    async fn follow(&self, ask: &Ask, ticket: Option<&Ticket>) -> Result<Response, FetchError> {
+        let mut url = self.url.join(&ask.path).map_err(|_| self.malformed("a path that is none"))?;
+        let mut headers = ask.headers.clone();
+        ticket.map(|ticket| headers.insert(header::AUTHORIZATION, ticket.header.clone()));
+        let mut answer = send(&self.own, ask.method.clone(), &url, headers).await?;
+        self.budget.note(answer.headers());
+        for _ in 0..HOPS_MAX {
+            let Some(location) = redirection(&answer) else {
+                return self.plain(answer);
+            };
+            let from = url;
+            url = policy::redirect_target(&self.url, &from, &location)
+                .map_err(|rule| self.forbidden(&from, &location, rule))?;
+            if !policy::admits_literal(self.learned.networks(), &self.listed, &url) {
+                return Err(self.forbidden(
+                    &from,
+                    url.as_str(),
+                    "the address is in a network that the upstream is not in",
+                ));
+            }
+            answer = send(&self.foreign, ask.method.clone(), &url, ask.headers.clone()).await?;
+        }
+        match redirection(&answer) {
+            None => self.plain(answer),
+            Some(location) => Err(self.forbidden(&url, &location, "too many redirects")),
+        }
+    }
+
+    fn plain(&self, answer: Response) -> Result<Response, FetchError> {
+        let encoding = answer.headers().get(header::CONTENT_ENCODING);
+        match encoding.is_none_or(|encoding| encoding == "identity") {
+            true => Ok(answer),
+            false => Err(FetchError::Malformed {
+                host: shown(answer.url()),
+                what: "an encoded body that nobody asked for",
+            }),
+        }
+    }
+
+    /// What the status of the final answer means.
+    fn judge(&self, answer: Response, ticket: Option<&Ticket>) -> Result<Response, FetchError> {
+        let host = shown(answer.url());
+        let own = host == self.host;
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            StatusCode::UNAUTHORIZED if own && is_basic(ticket) => {
+                self.tokens.login_refused();
+                Err(FetchError::LoginRefused { host })
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if own => Err(self.denied()),
+            StatusCode::NOT_FOUND if own => Err(FetchError::NotFound { host }),
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
+            }
+            status => Err(FetchError::Status { host, status: status.as_u16() }),
+        }
+    }
+
+    /// A denial; while the account is refused, that is the likelier reason.
+    fn denied(&self) -> FetchError {
+        let host = self.host.clone();
+        match self.tokens.account_state() {
+            super::AccountState::Refused => FetchError::LoginRefused { host },
+            _ => FetchError::Denied { host },
+        }
+    }
+
+    fn malformed(&self, what: &'static str) -> FetchError {
+        FetchError::Malformed { host: self.host.clone(), what }
+    }
+
+    fn forbidden(&self, from: &Url, location: &str, rule: &'static str) -> FetchError {
+        let target = from.join(location).map(|url| shown(&url)).unwrap_or_default();
+        FetchError::ForbiddenRedirect { host: shown(from), target, rule }
+    }
+}
+
+async fn fetch_token(
+    client: &reqwest::Client,
+    tokens: &Tokens,
+    request: &TokenRequest,
+    scope: &Scope,
+) -> Fetched {
+    let mut headers = HeaderMap::new();
+    let basic = request.account.as_ref().and_then(token::basic_header);
+    basic.map(|basic| headers.insert(header::AUTHORIZATION, basic));
+    let answer = send(client, Method::GET, &request.url, headers).await?;
+    let host = shown(answer.url());
+    match answer.status() {
+        status if status.is_success() => {
+            let document = read(answer, token::DOCUMENT_BYTES_MAX).await?;
+            tokens.keep(scope, request.login, &document)
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if request.login == Login::Account => {
+            tokens.login_refused();
+            Err(FetchError::LoginRefused { host })
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Denied { host }),
+        StatusCode::TOO_MANY_REQUESTS => {
+            Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
+        }
+        status => Err(FetchError::Status { host, status: status.as_u16() }),
+    }
+}
+
+fn build(
+    setup: &Setup,
+    resolver: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, SetupError> {
+    // HTTP/1.1: one slow body must not hold up the others, nor one broken connection all of them.
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT_WAIT)
+        .pool_idle_timeout(IDLE_WAIT)
+        .tcp_nodelay(true);
+    if let Some(path) = &setup.cafile {
+        builder = builder.tls_certs_merge(authorities(path)?);
+    } else if setup.url.scheme() == "http" && !has_roots() {
+        // Nothing here needs TLS; a machine without any CA is no reason not to start.
+        builder = builder.tls_certs_only([]);
+    }
+    resolver(builder).build().map_err(|error| SetupError::Tls(innermost(&error)))
+}
+
+/// Whether the system has any CA.
+fn has_roots() -> bool {
+    reqwest::Client::builder().build().is_ok()
+}
+
+fn authorities(path: &std::path::Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
+    let wrong = |reason: String| SetupError::Cafile { path: path.display().to_string(), reason };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(innermost(&error)))?;
+    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
+}
+
+/// Sends one request. Errors name the host, never the URL: it may be signed.
+async fn send(
+    client: &reqwest::Client,
+    method: Method,
+    url: &Url,
+    headers: HeaderMap,
+) -> Result<Response, FetchError> {
+    let request =
+        client.request(method, url.clone()).headers(headers).header(header::ACCEPT_ENCODING, "identity");
+    request.send().await.map_err(|error| {
+        let host = shown(url);
+        if error.is_timeout() {
+            return FetchError::Unreachable {
+                host,
+                reason: format!("no connection within {CONNECT_WAIT:?}"),
+            };
+        }
+        FetchError::Unreachable { host, reason: innermost(&error.without_url()) }
+    })
+}
+
+/// Reads a small body whole.
+pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchError> {
+    let host = shown(answer.url());
+    let limit = FetchError::Timeout { host: host.clone(), what: "whole document", limit: DOCUMENT_WAIT };
+    let all = async {
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(|_| FetchError::Cut { host: host.clone() })? {
+            if body.len() + piece.len() > most {
+                return Err(FetchError::TooLarge { host: host.clone() });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    };
+    tokio::time::timeout(DOCUMENT_WAIT, all).await.unwrap_or(Err(limit))
+}
+
+/// The challenge of a 401.
+fn wanted(answer: &Response) -> Option<challenge::Challenge> {
+    let lines = answer.headers().get_all(header::WWW_AUTHENTICATE);
+    let lines = lines.iter().filter_map(|line| line.to_str().ok());
+    (answer.status() == StatusCode::UNAUTHORIZED).then(|| challenge::parse(lines)).flatten()
+}
+
+fn redirection(answer: &Response) -> Option<String> {
+    let moved = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = answer.headers().get(header::LOCATION)?.to_str().ok()?;
+    moved.then(|| location.to_owned())
+}
+
+fn is_basic(ticket: Option<&Ticket>) -> bool {
+    ticket.is_some_and(|ticket| ticket.header.as_bytes().starts_with(b"Basic "))
+}
+
+/// Seconds or a date (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            let now = jiff::Timestamp::try_from(crate::sys::clock::now()).ok()?;
+            Duration::try_from(date.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.clamp(Duration::from_secs(1), RETRY_AFTER_MAX))
+}
+
+fn jitter(wait: Duration) -> Duration {
+    let percent = u32::try_from(entropy::number() % 50).unwrap_or(0);
+    wait + wait * percent / 100
+}
+
+/// Host and, if it is not the scheme's own, port.
+pub fn shown(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// The name in a listed host, which may have a scheme and a port.
+fn bare_name(entry: &str) -> String {
+    let bare = entry.split_once("://").map_or(entry, |(_, rest)| rest).trim_end_matches('/');
+    bare.rsplit_once(':').map_or(bare, |(name, _)| name).to_owned()
+}
+
+/// The reason at the bottom of a chain of errors: what the system or the TLS stack said.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("0"), Some(Duration::from_secs(1)));
+        assert_eq!(read("99999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(1)));
+        assert_eq!(read("soon"), None);
+    }
+
+    #[test]
+    fn listed_hosts_are_read_in_every_spelling() {
+        for entry in ["cdn.example", "https://cdn.example/", "cdn.example:8443", "http://cdn.example:80"] {
+            assert_eq!(bare_name(entry), "cdn.example");
+        }
+    }
+}

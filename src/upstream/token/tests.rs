@@ -1,0 +1,129 @@
+use super::*;
+use crate::config::Secret;
+
+fn account() -> Account {
+    Account { username: "bot".into(), password: Secret::new("hunter2") }
+}
+
+fn tokens(account: Option<Account>, fallback: bool) -> Tokens {
+    let upstream = "https://registry-1.docker.io".parse().unwrap();
+    Tokens::new(&upstream, "registry-1.docker.io", account, fallback, vec![])
+}
+
+fn bearer(realm: &str) -> Challenge {
+    Challenge::Bearer { realm: realm.into(), service: Some("registry.docker.io".into()), error: None }
+}
+
+fn scope(name: &str) -> Scope {
+    Some(name.parse().unwrap())
+}
+
+const HUB: &str = "https://auth.docker.io/token";
+
+#[track_caller]
+fn request(tokens: &Tokens, scope: &Scope) -> TokenRequest {
+    match tokens.next(scope).unwrap() {
+        Next::Fetch(request) => request,
+        Next::Go(ticket) => panic!("no fetch: {ticket:?}"),
+    }
+}
+
+#[track_caller]
+fn ticket(tokens: &Tokens, scope: &Scope) -> Option<Ticket> {
+    match tokens.next(scope).unwrap() {
+        Next::Go(ticket) => ticket,
+        Next::Fetch(request) => panic!("a fetch: {request:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_sent_before_it_is_asked_for() {
+    assert_eq!(ticket(&tokens(Some(account()), true), &scope("a/b")), None);
+}
+
+#[test]
+fn a_token_is_asked_for_with_service_scope_and_account() {
+    let tokens = tokens(Some(account()), true);
+    tokens.refused(&scope("a/b"), bearer(HUB), None);
+    let request = request(&tokens, &scope("a/b"));
+    let expected =
+        "https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Aa%2Fb%3Apull&account=bot";
+    assert_eq!(request.url.as_str(), expected);
+    assert_eq!(request.login, Login::Account);
+}
+
+#[test]
+fn a_token_serves_its_scope_until_it_is_refused() {
+    let tokens = tokens(None, true);
+    tokens.refused(&None, bearer(HUB), None);
+    let kept = tokens.keep(&scope("a/b"), Login::Anonymous, br#"{"token":"abc","expires_in":300}"#).unwrap();
+    assert_eq!(ticket(&tokens, &scope("a/b")), Some(kept.clone()));
+    request(&tokens, &scope("a/c"));
+    tokens.refused(&scope("a/b"), bearer(HUB), Some(&kept));
+    request(&tokens, &scope("a/b"));
+}
+
+#[test]
+fn a_refused_account_goes_on_as_nobody_or_not_at_all() {
+    let with = tokens(Some(account()), true);
+    with.refused(&None, bearer(HUB), None);
+    assert!(with.login_refused());
+    assert_eq!(request(&with, &None).login, Login::Anonymous);
+    assert_eq!(with.account_state(), AccountState::Refused);
+    let without = tokens(Some(account()), false);
+    assert!(!without.login_refused());
+    assert!(matches!(without.next(&None), Err(FetchError::LoginRefused { .. })));
+}
+
+#[test]
+fn a_foreign_realm_gets_nothing() {
+    for realm in ["https://evil.example/token", "http://auth.docker.io/token", "nonsense"] {
+        let tokens = tokens(Some(account()), true);
+        tokens.refused(&None, bearer(realm), None);
+        assert!(matches!(tokens.next(&None), Err(FetchError::ForbiddenRealm { .. })), "{realm}");
+    }
+}
+
+#[test]
+fn a_basic_upstream_gets_the_account_itself() {
+    let with = tokens(Some(account()), true);
+    with.refused(&None, Challenge::Basic, None);
+    assert_eq!(ticket(&with, &None).unwrap().header, "Basic Ym90Omh1bnRlcjI=");
+    let without = tokens(None, true);
+    without.refused(&None, Challenge::Basic, None);
+    assert_eq!(ticket(&without, &None), None);
+}
+
+#[test]
+fn documents_that_are_none() {
+    for document in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[1]", r#"{"token":7}"#] {
+        let kept = tokens(None, true).keep(&None, Login::Anonymous, document.as_bytes());
+        assert!(matches!(kept, Err(FetchError::Malformed { .. })), "{document}");
+    }
+}
+
+#[test]
+fn a_token_is_dropped_before_it_ends() {
+    let check = |expires_in: &str, seconds: u64| {
+        let value = serde_json::from_str(expires_in).unwrap();
+        assert_eq!(usable(value), Duration::from_secs(seconds), "{expires_in}");
+    };
+    check("300", 270);
+    check("60", 54);
+    check("0", 54);
+    check("-5", 54);
+    check("null", 54);
+    check("\"soon\"", 54);
+    check("1e300", 3570);
+    check("100000", 3570);
+}
+
+#[test]
+fn what_is_kept_shows_no_secret() {
+    let tokens = tokens(Some(account()), true);
+    tokens.refused(&None, bearer(HUB), None);
+    let asked = request(&tokens, &None);
+    tokens.keep(&None, Login::Account, br#"{"access_token":"very-secret"}"#).unwrap();
+    let shown = format!("{tokens:?} {asked:?}");
+    assert!(!shown.contains("very-secret") && !shown.contains("hunter2"), "{shown}");
+}
