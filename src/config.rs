@@ -10,6 +10,7 @@ mod document;
 mod effective;
 mod environment;
 mod file;
+mod overlay;
 mod reader;
 mod report;
 mod schema;

@@ -15,9 +15,7 @@ pub(super) fn open_short_form(node: &mut Node, path: &str) {
     if !matches!(path, "storage" | "auth") {
         return;
     }
-    let Some(name) = node.text().filter(|name| !name.is_empty()) else {
-        return;
-    };
+    let Some(name) = node.text().filter(|name| !name.is_empty()) else { return };
     let entry = Entry {
         name: name.trim().to_owned(),
         origin: node.origin.clone(),

@@ -260,7 +260,9 @@ fn quoted(text: &str) -> String {
     for character in text.chars() {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
-            ' '..='~' => quoted.push(character),
+            _ if character == ' ' || character.is_ascii_graphic() || character.is_alphanumeric() => {
+                quoted.push(character);
+            }
             _ => {
                 // Writing to a string cannot fail.
                 let _ = write!(quoted, "\\U{:08X}", u32::from(character));

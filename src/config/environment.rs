@@ -4,13 +4,12 @@
 //! only the latter. Parents come before their children, whatever the order of the environment.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::ffi::OsString;
 
-use super::compat::{self, join};
-use super::document::{self, Entry, Node, Value};
-use super::file;
+use super::document::Node;
+use super::overlay::{Overlay, Variable};
 use super::report::{Errors, Origin, Problem, Report};
-use super::schema::{Field, Kind, ROOT};
+use super::schema::ROOT;
 
 /// Says which file to read; no key.
 pub(super) const CONFIGURATION_PATH: &str = "REGISTRY_CONFIGURATION_PATH";
@@ -21,18 +20,20 @@ const TIDEGATE: &str = "TIDEGATE_";
 /// The process environment, which is read nowhere else. What is not UTF-8 is left out, unless it is meant for us: then
 /// it is an error.
 pub fn process_variables() -> Result<Vec<(String, String)>, Errors> {
-    let mut variables = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        match (name.into_string(), value.into_string()) {
-            (Ok(name), Ok(value)) => variables.push((name, value)),
-            (Ok(name), Err(_)) if is_ours(&name) => return Err(Errors::one(not_text(&name))),
-            (Err(name), _) if is_ours(&name.to_string_lossy()) => {
-                return Err(Errors::one(not_text(&name.to_string_lossy())));
-            }
+    texts_of(std::env::vars_os())
+}
+
+fn texts_of(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Errors> {
+    let mut texts = Vec::new();
+    for (name, value) in variables {
+        let is_ours = is_ours(&name.to_string_lossy());
+        match (name.to_str(), value.into_string()) {
+            (Some(name), Ok(value)) => texts.push((name.to_owned(), value)),
+            _ if is_ours => return Err(Errors::one(not_text(&name.to_string_lossy()))),
             _ => {}
         }
     }
-    Ok(variables)
+    Ok(texts)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -54,7 +55,7 @@ pub(super) fn apply(root: &mut Node, variables: &[(String, String)], report: &mu
         .map(|(name, value)| (segments(name), name.as_str(), value.as_str()))
         .collect();
     settings.sort_by(|(left, ..), (right, ..)| compare(left, right));
-    let mut overlay = Overlay { report, texts: BTreeSet::new() };
+    let mut overlay = Overlay::new(report);
     for (segments, name, value) in &settings {
         let variable = Variable { name, value, origin: Origin::whole(name) };
         if segments.len() > SEGMENTS_MAX {
@@ -79,194 +80,8 @@ fn compare(left: &[&str], right: &[&str]) -> Ordering {
     left.iter().map(key).cmp(right.iter().map(key))
 }
 
-struct Variable<'a> {
-    name: &'a str,
-    value: &'a str,
-    origin: Origin,
-}
-
-struct Overlay<'a> {
-    report: &'a mut Report,
-    /// Keys whose text a variable gave, so that a `_FILE` variable cannot give it again.
-    texts: BTreeSet<String>,
-}
-
-impl Overlay<'_> {
-    /// Sets something below a map with known keys.
-    fn keys(
-        &mut self,
-        node: &mut Node,
-        fields: &[Field],
-        path: &str,
-        rest: &[&str],
-        variable: &Variable<'_>,
-    ) {
-        let Some((first, below)) = rest.split_first() else { return };
-        compat::open_short_form(node, path);
-        let Some(field) = fields.iter().find(|field| field.is_upper(first)) else {
-            return self.unknown_below(path, first, variable);
-        };
-        let path = join(path, field.name);
-        let is_file = matches!(below, [only] if only.eq_ignore_ascii_case("file"));
-        if is_file && matches!(field.kind, Kind::Text | Kind::Raw | Kind::Secret) {
-            return self.read_file(node, field, &path, variable);
-        }
-        if !below.is_empty() && !can_descend(field.kind) {
-            return self.unknown(variable, &path);
-        }
-        let place = entry(node, field, variable);
-        self.set(place, field.kind, &path, below, variable);
-    }
-
-    fn set(&mut self, node: &mut Node, kind: Kind, path: &str, rest: &[&str], variable: &Variable<'_>) {
-        if rest.is_empty() {
-            return self.replace(node, kind, path, variable);
-        }
-        match kind {
-            Kind::Keys(fields) => self.keys(node, fields, path, rest, variable),
-            Kind::Each(fields) => {
-                if let Some((item, rest)) = self.item(node, path, rest, variable) {
-                    self.keys(item, fields, path, rest, variable);
-                }
-            }
-            Kind::Texts => {
-                if let Some((item, [])) = self.item(node, path, rest, variable) {
-                    *item = text(variable);
-                }
-            }
-            Kind::Fields => *named(node, &rest.join("_"), variable) = text(variable),
-            Kind::Headers => self.header(node, path, rest, variable),
-            Kind::Opaque => *named(node, &rest.join("."), variable) = text(variable),
-            Kind::Text | Kind::Raw | Kind::Secret | Kind::Flag | Kind::Number | Kind::Duration => {}
-        }
-    }
-
-    /// One header: its values at once, or one of them by its number.
-    fn header(&mut self, node: &mut Node, path: &str, rest: &[&str], variable: &Variable<'_>) {
-        let Some((name, rest)) = rest.split_first() else { return };
-        let place = named(node, name, variable);
-        if rest.is_empty() {
-            *place = match document::parse(variable.value, variable.name) {
-                Ok(node) if matches!(node.value, Value::List(_)) => with_origin(node, &variable.origin),
-                _ => text(variable),
-            };
-        } else if let Some((item, [])) = self.item(place, path, rest, variable) {
-            *item = text(variable);
-        }
-    }
-
-    /// The item of a list that the next part of a name counts; it may be the one after the last.
-    fn item<'n, 'r, 's>(
-        &mut self,
-        node: &'n mut Node,
-        path: &str,
-        rest: &'r [&'s str],
-        variable: &Variable<'_>,
-    ) -> Option<(&'n mut Node, &'r [&'s str])> {
-        let (first, rest) = rest.split_first()?;
-        let Ok(index) = first.parse::<usize>() else {
-            self.unknown(variable, path);
-            return None;
-        };
-        if !matches!(node.value, Value::List(_)) {
-            node.value = Value::List(Vec::new());
-        }
-        let Value::List(items) = &mut node.value else { return None };
-        if index == items.len() {
-            items.push(Node::null(variable.origin.clone()));
-        }
-        let length = items.len();
-        let item = items.get_mut(index);
-        if item.is_none() {
-            let reason =
-                format!("the list has {length} items, and there is no item {index} to change or append");
-            let fix = "count the items from 0, without gaps";
-            self.report.refuse(Problem::new(path, reason, fix).at(&variable.origin));
-        }
-        Some((item?, rest))
-    }
-
-    /// Puts the whole value in the place of what is there.
-    fn replace(&mut self, node: &mut Node, kind: Kind, path: &str, variable: &Variable<'_>) {
-        let new = match kind {
-            Kind::Raw | Kind::Secret => {
-                self.warn_of_quotes(path, variable);
-                Ok(Node::raw(variable.value, variable.origin.clone()))
-            }
-            Kind::Texts => Ok(texts(variable)),
-            Kind::Text | Kind::Flag | Kind::Number | Kind::Duration | Kind::Opaque => Ok(text(variable)),
-            Kind::Fields | Kind::Headers | Kind::Keys(_) | Kind::Each(_) => {
-                document::parse(variable.value, variable.name)
-            }
-        };
-        if matches!(kind, Kind::Text | Kind::Raw | Kind::Secret) && !variable.value.is_empty() {
-            self.texts.insert(path.to_owned());
-        }
-        match new {
-            Ok(new) => *node = with_origin(new, &variable.origin),
-            Err(problem) => self.report.refuse(Problem {
-                key: path.to_owned(),
-                fix: "write the value as one line of YAML, such as '{key: value}'".to_owned(),
-                ..problem
-            }),
-        }
-    }
-
-    /// `registry` reads such a value as YAML, and users learned to quote what YAML would not take.
-    fn warn_of_quotes(&mut self, path: &str, variable: &Variable<'_>) {
-        let quoted =
-            |quote| variable.value.strip_prefix(quote).is_some_and(|rest: &str| rest.ends_with(quote));
-        if quoted('"') || quoted('\'') {
-            let text = "the quotes are taken as part of the value; remove them if they are not";
-            self.report.warn(path, &variable.origin, text);
-        }
-    }
-
-    /// `X_FILE`: the content of a file as the value of `X`.
-    fn read_file(&mut self, node: &mut Node, field: &Field, path: &str, variable: &Variable<'_>) {
-        if variable.value.is_empty() {
-            return;
-        }
-        if self.texts.contains(path) {
-            let other = variable.name.get(..variable.name.len().saturating_sub(5));
-            let reason = format!("{} is set too", other.unwrap_or("the variable without _FILE"));
-            let problem = Problem::new(path, reason, "unset one of the two").at(&variable.origin);
-            return self.report.refuse(problem);
-        }
-        match file::read_value(variable.value) {
-            Ok(content) => *entry(node, field, variable) = Node::raw(&content, variable.origin.clone()),
-            Err(reason) => {
-                let fix = "name a readable text file, or unset the variable";
-                let problem = Problem::new(path, reason, fix).at(&variable.origin);
-                self.report.refuse(problem.value(variable.value));
-            }
-        }
-    }
-
-    fn unknown_below(&mut self, path: &str, name: &str, variable: &Variable<'_>) {
-        if is_of_a_service(variable.name) {
-            self.unknown(variable, path);
-        } else {
-            compat::unknown(self.report, path, &name.to_ascii_lowercase(), &variable.origin);
-        }
-    }
-
-    fn unknown(&mut self, variable: &Variable<'_>, path: &str) {
-        let text = if is_of_a_service(variable.name) {
-            "Kubernetes sets this variable for a service of that name; it is ignored"
-        } else if path.split('.').next() == Some("tidegate") {
-            let problem =
-                Problem::new(variable.name, "no such key", "correct the name, or unset the variable");
-            return self.report.refuse(problem);
-        } else {
-            "this variable names no key and is ignored"
-        };
-        self.report.warn(variable.name, &variable.origin, text);
-    }
-}
-
 /// Whether Kubernetes sets a variable of this name for a service, as in `REGISTRY_PORT_5000_TCP_ADDR`.
-fn is_of_a_service(name: &str) -> bool {
+pub(super) fn is_of_a_service(name: &str) -> bool {
     let parts: Vec<&str> = name.split('_').collect();
     let port = |rest: &[&str]| match rest {
         [] => true,
@@ -288,90 +103,29 @@ fn protocol(rest: &[&str]) -> bool {
     }
 }
 
-fn can_descend(kind: Kind) -> bool {
-    match kind {
-        Kind::Text | Kind::Raw | Kind::Secret | Kind::Flag | Kind::Number | Kind::Duration => false,
-        Kind::Texts | Kind::Fields | Kind::Headers | Kind::Keys(_) | Kind::Each(_) | Kind::Opaque => true,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
 
-/// The place of a known key, made if it is not there yet.
-fn entry<'n>(node: &'n mut Node, field: &Field, variable: &Variable<'_>) -> &'n mut Node {
-    place(node, field.name, |name| field.is(name), variable)
-}
+    use super::*;
 
-/// The place of a name; names that are new are in lower case.
-fn named<'n>(node: &'n mut Node, name: &str, variable: &Variable<'_>) -> &'n mut Node {
-    let lower = name.to_ascii_lowercase();
-    place(node, &lower, |other| other.eq_ignore_ascii_case(name), variable)
-}
-
-fn place<'n>(
-    node: &'n mut Node,
-    name: &str,
-    is: impl Fn(&str) -> bool,
-    variable: &Variable<'_>,
-) -> &'n mut Node {
-    if !matches!(node.value, Value::Map(_)) {
-        // What stood here was no map, and a child takes its place.
-        node.value = Value::Map(Vec::new());
-    }
-    let entries = node.entries_mut().expect("it was just made a map");
-    let index = entries.iter().position(|entry| is(&entry.name)).unwrap_or(entries.len());
-    if index == entries.len() {
-        entries.push(Entry {
-            name: name.to_owned(),
-            origin: variable.origin.clone(),
-            node: Node::null(variable.origin.clone()),
-        });
-    }
-    let entry = entries.get_mut(index);
-    &mut entry.expect("the entry was found, or pushed at the end").node
-}
-
-/// A value that should be a scalar: YAML if it reads as one, else the text as it is.
-fn text(variable: &Variable<'_>) -> Node {
-    let origin = variable.origin.clone();
-    // Anchors, aliases and tags are nothing that anybody means in a variable.
-    let marked = variable.value.starts_with(['&', '*', '!', '%']);
-    match document::parse(variable.value, variable.name) {
-        Ok(node) if !marked && matches!(node.value, Value::Scalar { .. }) => with_origin(node, &origin),
-        _ => Node::raw(variable.value, origin),
-    }
-}
-
-/// A list of texts: YAML if it reads as such, else by its commas.
-fn texts(variable: &Variable<'_>) -> Node {
-    match document::parse(variable.value, variable.name) {
-        Ok(node) if matches!(node.value, Value::List(_)) => return node,
-        _ => {}
-    }
-    let inner = variable.value.trim();
-    let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
-    let items = inner
-        .split(',')
-        .map(|item| item.trim().trim_matches(['"', '\'']))
-        .filter(|item| !item.is_empty())
-        .map(|item| Node::raw(item, variable.origin.clone()));
-    Node { value: Value::List(items.collect()), origin: variable.origin.clone() }
-}
-
-/// Within a variable, lines and columns say little; its name says all.
-fn with_origin(mut node: Node, origin: &Origin) -> Node {
-    node.origin = origin.clone();
-    match &mut node.value {
-        Value::Scalar { .. } => {}
-        Value::List(items) => {
-            for item in items {
-                *item = with_origin(item.clone(), origin);
-            }
-        }
-        Value::Map(entries) => {
-            for entry in entries {
-                entry.origin = origin.clone();
-                entry.node = with_origin(entry.node.clone(), origin);
-            }
+    #[track_caller]
+    fn check(name: &[u8], value: &[u8], expected: Result<usize, &str>) {
+        let variable = (OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()));
+        match (texts_of(std::iter::once(variable)), expected) {
+            (Ok(texts), Ok(count)) => assert_eq!(texts.len(), count),
+            (Err(errors), Err(name)) => assert_eq!(errors.problems()[0].key, name),
+            (got, expected) => panic!("{got:?}, not {expected:?}"),
         }
     }
-    node
+
+    #[test]
+    fn only_our_variables_must_be_text() {
+        check(b"LANG", b"C", Ok(1));
+        check(b"LANG", b"\xff", Ok(0));
+        check(b"\xff", b"x", Ok(0));
+        check(b"REGISTRY_HTTP_ADDR", b":5000", Ok(1));
+        check(b"REGISTRY_HTTP_ADDR", b"\xff", Err("REGISTRY_HTTP_ADDR"));
+        check(b"TIDEGATE_\xff", b"x", Err("TIDEGATE_\u{fffd}"));
+    }
 }

@@ -193,7 +193,7 @@ const CACHE: &[Field] = &[
 ];
 
 const PROXY: &[Field] = &[
-    used("remoteurl", Kind::Raw),
+    used("remoteurl", Kind::Text),
     used("username", Kind::Raw),
     used("password", Kind::Secret),
     refused(

@@ -42,10 +42,10 @@ pub(super) fn tags(reader: &mut Reader<'_>) -> TagRules {
     TagRules { fresh, stale_for, refuse_gone: refuse_gone.unwrap_or(false), negative }
 }
 
-/// One of a few words.
+/// One of a few words, in any case, as `registry` takes `log.level`.
 fn choice<T: Copy>(reader: &mut Reader<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
     let found = reader.text(key)?;
-    let chosen = words.iter().find(|(word, _)| *word == found.text);
+    let chosen = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&found.text));
     if chosen.is_none() {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let fix = format!("use one of: {}", words.join(", "));

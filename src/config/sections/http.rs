@@ -31,9 +31,7 @@ pub(in crate::config) fn http(reader: &mut Reader<'_>) -> Http {
 
 fn listen(reader: &mut Reader<'_>) -> Listen {
     let found = reader.text("http.addr");
-    let Some(net) = reader.text("http.net") else {
-        return found.map_or(LISTEN, |found| tcp(reader, &found));
-    };
+    let Some(net) = reader.text("http.net") else { return found.map_or(LISTEN, |found| tcp(reader, &found)) };
     match (net.text.as_str(), found) {
         ("tcp", found) => found.map_or(LISTEN, |found| tcp(reader, &found)),
         ("unix", Some(found)) => Listen::Unix(PathBuf::from(found.text)),

@@ -1,0 +1,180 @@
+use super::*;
+
+/// A file that is refused, by which key and why.
+#[track_caller]
+fn check(text: &str, key: &str, reason: &str) {
+    let errors = from_yaml(text).expect_err(text);
+    let problem = errors.problems().iter().find(|problem| problem.key == key);
+    let problem = problem.unwrap_or_else(|| panic!("{text}: {errors}"));
+    assert!(problem.reason.contains(reason), "{problem}");
+    assert!(!problem.fix.is_empty() && !problem.origin.is_empty(), "{problem}");
+    assert!(!errors.to_string().contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn what_would_let_anybody_in_is_refused() {
+    check("auth: {htpasswd: {realm: r, path: /p}}", "auth.htpasswd", "everybody would be let in");
+    check("auth: htpasswd", "auth.htpasswd", "everybody");
+    check("auth: {token: {realm: r}}", "auth.token", "takes no tokens");
+    check("auth: {silly: }", "auth.silly", "no protection");
+    check("auth: {ldap: {}}", "auth.ldap", "no such way");
+    check("http: {tls: {clientcas: [/ca.pem]}}", "http.tls.clientcas", "everybody");
+    assert!(from_yaml("auth: none").unwrap().warnings.is_empty());
+    assert!(from_yaml("auth:").unwrap().warnings.is_empty());
+}
+
+#[test]
+fn other_drivers_are_refused() {
+    check("storage: {s3: {secretkey: hunter2}}", "storage.s3", "a folder only");
+    check("storage: s3", "storage.s3", "a folder only");
+    check("storage: {tape: }", "storage.tape", "no such storage driver");
+    check(
+        "storage: {filesystem: , inmemory: }",
+        "storage",
+        "several storage drivers are set: filesystem, inmemory",
+    );
+    let file = "version: 0.1\nstorage: {filesystem: }";
+    let errors = from_both(file, &[("REGISTRY_STORAGE_S3_SECRETKEY", "hunter2")]).unwrap_err();
+    assert_eq!(errors.problems().len(), 2, "{errors}");
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused() {
+    check("proxy: {exec: {command: x}}", "proxy.exec", "no credential helper");
+    check(
+        "http: {tls: {letsencrypt: {email: a, cachefile: b}}}",
+        "http.tls.letsencrypt",
+        "certificates itself",
+    );
+    for key in [
+        "edge.allow",
+        "edge.forward",
+        "edge.proxyprotocol",
+        "edge.strictsni",
+        "edge.perclient",
+        "tls.dir",
+        "acme.cafile",
+        "cache.maxsize",
+        "fill.concurrent",
+        "admin.socket",
+        "debug.allow",
+    ] {
+        let (group, name) = key.split_once('.').unwrap();
+        check(
+            &format!("tidegate: {{{group}: {{{name}: x}}}}"),
+            &format!("tidegate.{key}"),
+            "does not have it",
+        );
+        let variable = format!("TIDEGATE_{}", key.to_uppercase().replace('.', "_"));
+        assert!(from_variables(&[(&variable, "x")]).is_err(), "{variable}");
+    }
+    assert!(from_yaml("http: {tls: {letsencrypt: {email: '', hosts: []}}}").is_ok());
+}
+
+#[test]
+fn unknown_keys_of_ours_are_refused() {
+    check("tidegate: {tag: {fresh: 1s}}", "tidegate.tag", "no such key");
+    check("tidegate: {tags: {Fresh: 1s}}", "tidegate.tags.Fresh", "no such key");
+    for name in ["TIDEGATE_TAG_FRESH", "TIDEGATE_TAGS_FRESH_X", "TIDEGATE_PROXY_REALMS_X", "TIDEGATE_"] {
+        assert!(from_variables(&[(name, "1s")]).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn unknown_words_are_refused() {
+    check("log: {level: trace}", "log.level", "no such value");
+    check("log: {formatter: xml}", "log.formatter", "no such value");
+    check("log: {accesslog: {disabled: 1}}", "log.accesslog.disabled", "neither true nor false");
+    check("tidegate: {log: {access: common}}", "tidegate.log.access", "no such value");
+    check("tidegate: {tags: {gone: maybe}}", "tidegate.tags.gone", "no such value");
+    check("tidegate: {tags: {stalefor: never}}", "tidegate.tags.stalefor", "no duration");
+    check("http: {draintimeout: -1s}", "http.draintimeout", "negative");
+    check("catalog: {maxentries: many}", "catalog.maxentries", "no whole number");
+    check("http: {tls: {minimumtls: ssl3}}", "http.tls.minimumtls", "unknown minimum TLS level");
+    check(
+        "http: {tls: {ciphersuites: [TLS_RSA_WITH_RC4_128_SHA]}}",
+        "http.tls.ciphersuites",
+        "no such cipher suite",
+    );
+    check(
+        "http: {tls: {ciphersuites: [TLS_RSA_WITH_AES_128_CBC_SHA]}}",
+        "http.tls.ciphersuites",
+        "none of the",
+    );
+}
+
+#[test]
+fn an_upstream_is_scheme_and_host() {
+    let key = "proxy.remoteurl";
+    check("proxy: {remoteurl: registry-1.docker.io}", key, "no URL");
+    check("proxy: {remoteurl: 'localhost:5000'}", key, "neither https nor http");
+    check("proxy: {remoteurl: 'ftp://a'}", key, "neither https nor http");
+    check("proxy: {remoteurl: 'https://'}", key, "no URL");
+    check("proxy: {remoteurl: 'https://bot:hunter2@a'}", key, "login");
+    check("proxy: {remoteurl: 'bot:hunter2@a'}", key, "neither https nor http");
+    check("proxy: {remoteurl: 'https://a?b=hunter2'}", key, "query");
+    let config = from_yaml("proxy: {remoteurl: 'https://a/foo/'}").unwrap();
+    assert_eq!((config.proxy.remoteurl.as_str(), config.warnings.len()), ("https://a/", 1));
+    assert!(from_yaml("proxy: {remoteurl: 'https://a/'}").unwrap().warnings.is_empty());
+}
+
+#[test]
+fn what_belongs_together_is_set_together() {
+    check("proxy: {username: bot}", "proxy.username", "proxy.password is not set");
+    check("proxy: {password: hunter2}", "proxy.password", "proxy.username is not set");
+    check("http: {tls: {certificate: /c}}", "http.tls.certificate", "http.tls.key is not set");
+    check("http: {tls: {key: /k}}", "http.tls.key", "http.tls.certificate is not set");
+    let both = "http: {tls: {certificate: /c, key: /k, letsencrypt: {cachefile: /l}}}";
+    check(both, "http.tls.certificate", "both certificate and Let's Encrypt");
+    check("http: {net: unix}", "http.net", "needs a path");
+    check("http: {net: udp}", "http.net", "no such kind");
+    check("health: {http: [{statuscode: 200}]}", "health.http.0.uri", "not set");
+}
+
+#[test]
+fn addresses_names_and_headers_are_checked() {
+    check("http: {addr: 'hub.example:80'}", "http.addr", "no IP address");
+    check("http: {debug: {addr: '5001'}}", "http.debug.addr", "names no port");
+    check("http: {debug: {prometheus: {path: metrics}}}", "http.debug.prometheus.path", "slash");
+    check("http: {prefix: mirror}", "http.prefix", "starts with a slash");
+    check("http: {headers: {'a b': [c]}}", "http.headers.a b", "no name");
+    check("http: {headers: {a: [\"c\\nd\"]}}", "http.headers.a", "no value");
+    check("http: {headers: {Content-Length: ['1']}}", "http.headers.Content-Length", "where an answer ends");
+    check("tidegate: {proxy: {name: 'a b'}}", "tidegate.proxy.name", "no name");
+    check("tidegate: {proxy: {realms: ['a/b']}}", "tidegate.proxy.realms", "no host");
+    check("tidegate: {proxy: {deny: [A]}}", "tidegate.proxy.deny", "pattern");
+    check("health: {tcp: [{addr: db}]}", "health.tcp.0.addr", "no host and port");
+    check("health: {http: [{uri: db}]}", "health.http.0.uri", "no URL");
+    check("health: {http: [{uri: 'http://a', statuscode: 7}]}", "health.http.0.statuscode", "no status");
+}
+
+#[test]
+fn shapes_are_checked() {
+    check("http: 5000", "http", "it holds keys");
+    check("[]", "", "no usable YAML");
+    check("http: {addr: [a]}", "http.addr", "single value");
+    check("proxy: {password: {hunter2: }}", "proxy.password", "single value");
+    check("http: {headers: a}", "http.headers", "names with values");
+    check("http: {tls: {ciphersuites: {a: b}}}", "http.tls.ciphersuites", "list of texts");
+    check("health: {tcp: {addr: a}}", "health.tcp", "it is a list");
+    check("health: {tcp: [a]}", "health.tcp.0", "it holds keys");
+    for (name, value) in
+        [("REGISTRY_HTTP", "{addr"), ("REGISTRY_HTTP", "a"), ("REGISTRY_HEALTH_TCP_1_ADDR", "a:1")]
+    {
+        assert!(from_variables(&[(name, value)]).is_err(), "{name}={value}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_said_at_once() {
+    let file = "version: 0.2\nlog: {level: loud}\nauth: {htpasswd: {path: /p}}\nproxy: {username: bot}";
+    let errors =
+        from_both(file, &[("REGISTRY_HTTP_ADDR", "x"), ("TIDEGATE_TAGS_FRESH", "soon")]).unwrap_err();
+    let keys: Vec<_> = errors.problems().iter().map(|problem| problem.key.as_str()).collect();
+    let expected =
+        ["version", "auth.htpasswd", "log.level", "http.addr", "proxy.username", "tidegate.tags.fresh"];
+    assert_eq!(keys, expected, "{errors}");
+    let text = errors.to_string();
+    assert!(text.contains("http.addr = \"x\" (REGISTRY_HTTP_ADDR): "), "{text}");
+    assert!(text.contains(":2:14): no such value\n  fix: use one of: error, warn, info, debug"), "{text}");
+}

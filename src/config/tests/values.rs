@@ -1,0 +1,141 @@
+use std::time::Duration;
+
+use super::*;
+
+/// A file that loads with just these warnings.
+#[track_caller]
+fn check(text: &str, warnings: &[&str]) -> Config {
+    let config = from_yaml(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings.len(), warnings.len(), "{:?}", config.warnings);
+    for (warning, expected) in config.warnings.iter().zip(warnings) {
+        assert!(warning.contains(expected), "{warning}");
+        assert!(!warning.contains("hunter2"), "{warning}");
+    }
+    config
+}
+
+#[test]
+fn what_is_not_acted_on_is_named_once() {
+    check("redis: {addr: a, password: hunter2}", &["redis ("]);
+    check("middleware: {storage: [{name: cloudfront}]}", &["middleware ("]);
+    check("notifications: {endpoints: [{name: a, url: b}]}", &["notifications ("]);
+    check("proxy: {ttl: 168h, cachewritetimeout: 5m}", &["proxy.ttl (", "proxy.cachewritetimeout ("]);
+    check(
+        "storage: {cache: {blobdescriptor: redis, blobdescriptorsize: 1}}",
+        &["size (", "blobdescriptor ("],
+    );
+    check("storage: {cache: {layerinfo: redis}}", &["storage.cache.blobdescriptor ("]);
+    check("storage: {maintenance: {uploadpurging: {enabled: true}}}", &["storage.maintenance ("]);
+    check("http: {host: 'https://a', h2c: {enabled: true}}", &["http.host (", "http.h2c ("]);
+    check("log: {hooks: [{type: mail}]}", &["log.hooks ("]);
+    check("nonsense: hunter2\nhttp: {adr: :1}", &["nonsense (", "http.adr ("]);
+    let config =
+        from_variables(&[("REGISTRY_REDIS_ADDR", "a"), ("REGISTRY_REDIS_PASSWORD", "hunter2")]).unwrap();
+    assert!(config.warnings.len() == 1 && config.warnings[0].contains("REGISTRY_REDIS_ADDR"));
+    let config =
+        from_variables(&[("REGISTRY_NONSENSE", "hunter2"), ("REGISTRY_HTTP_ADDR_X", "hunter2")]).unwrap();
+    assert!(config.warnings.len() == 2 && !config.warnings.concat().contains("hunter2"));
+}
+
+#[test]
+fn what_changes_nothing_makes_no_noise() {
+    check("http: {secret: hunter2, h2c: {enabled: false}}", &[]);
+    check("storage: {delete: {enabled: true}, redirect: {disable: true}, tag: {concurrencylimit: 8}}", &[]);
+    check(
+        "storage: {filesystem: {rootdirectory: /x, maxthreads: 50}, maintenance: {readonly: {enabled: false}}}",
+        &[],
+    );
+    check("log: {reportcaller: true}\nvalidation: {disabled: false}\nnotifications:\nredis: {}", &[]);
+    assert!(
+        from_variables(&[("REGISTRY_HTTP_SECRET", "x"), ("REGISTRY_VERSION", "0.1")])
+            .unwrap()
+            .warnings
+            .is_empty()
+    );
+    for name in [
+        "REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED",
+        "REGISTRY_STORAGE_MAINTENANCE_UPLOADPURGING_ENABLED",
+    ] {
+        assert!(from_variables(&[(name, "false")]).unwrap().warnings.is_empty());
+        assert_eq!(from_variables(&[(name, "true")]).unwrap().warnings.len(), 1);
+    }
+}
+
+#[test]
+fn old_tls_is_accepted_and_not_spoken() {
+    let pair = "certificate: /c, key: /k";
+    let config = check(&format!("http: {{tls: {{{pair}, minimumtls: tls1.0}}}}"), &["TLS 1.2 is the least"]);
+    assert!(!config.http.tls.unwrap().only_1_3);
+    let suites = "[TLS_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]";
+    let config = check(
+        &format!("http: {{tls: {{{pair}, ciphersuites: {suites}}}}}"),
+        &["TLS_RSA_WITH_AES_128_CBC_SHA"],
+    );
+    assert_eq!(config.http.tls.unwrap().suites, ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
+    let config = check(&format!("http: {{tls: {{{pair}, minimumtls: tls1.3}}}}"), &[]);
+    assert!(config.http.tls.unwrap().only_1_3);
+}
+
+#[test]
+fn the_upstream_has_the_name_of_its_host_if_that_is_known() {
+    for (url, expected) in [
+        ("https://quay.io", "quay.io"),
+        ("https://PUBLIC.ECR.AWS/", "public.ecr.aws"),
+        ("https://mirror.example:5000", "docker.io"),
+    ] {
+        let config = check(&format!("proxy: {{remoteurl: '{url}'}}"), &[]);
+        assert_eq!((config.proxy.name.as_str(), config.proxy.name_configured), (expected, false));
+    }
+    let config = check("tidegate: {proxy: {name: Corp.example}}", &[]);
+    assert_eq!((config.proxy.name.as_str(), config.proxy.name_configured), ("corp.example", true));
+}
+
+#[test]
+fn a_bare_number_is_nanoseconds_and_is_pointed_out() {
+    let config = check("http: {draintimeout: 30}", &["for seconds write 30s"]);
+    assert_eq!(config.http.drain, Duration::from_nanos(30));
+    assert!(check("http: {draintimeout: 0}", &[]).http.drain.is_zero());
+    assert_eq!(check("http: {draintimeout: ~}", &[]).http.drain, Duration::from_secs(30));
+}
+
+#[test]
+fn a_socket_of_unix_is_a_path() {
+    let config = check("http: {net: unix, addr: /run/tidegate.sock, prefix: /a/b/}", &[]);
+    assert_eq!(config.http.listen, Listen::Unix("/run/tidegate.sock".into()));
+    assert_eq!(config.http.prefix, "/a/b");
+    assert_eq!(check("http: {net: tcp, prefix: /}", &[]).http.prefix, "");
+}
+
+#[test]
+fn checks_have_the_defaults_of_registry() {
+    let text =
+        "health: {http: [{uri: 'http://a/b', headers: {X-A: [b, c]}}], tcp: [{addr: 'a:1', interval: 1ms}]}";
+    let config = check(text, &["ten times a second"]);
+    let [http, tcp] = config.health.checks.as_slice() else { panic!("{:?}", config.health) };
+    assert_eq!(
+        (http.interval, http.timeout, http.threshold),
+        (Duration::from_secs(10), Duration::from_secs(5), 0)
+    );
+    let Probe::Http { status, headers, .. } = &http.probe else { panic!("{http:?}") };
+    assert_eq!((*status, headers), (200, &pairs(&[("X-A", "b"), ("X-A", "c")])));
+    assert_eq!(tcp.interval, Duration::from_millis(100));
+}
+
+#[test]
+fn pages_have_limits() {
+    let config = check("catalog: {maxentries: 5}\ntags: {maxtags: 1_0}", &[]);
+    assert_eq!((config.catalog_max, config.tags_max), (5, 10));
+    assert_eq!(check("catalog: {maxentries: -1}\ntags: {maxtags: 0}", &[]).tags_max, 1000);
+}
+
+#[test]
+fn levels_are_taken_in_any_case() {
+    assert_eq!(check("log: {level: WARN}", &[]).log.level, Level::Warn);
+}
+
+#[test]
+fn access_lines_can_be_richer_or_off() {
+    let access = |text: &str| check(text, &[]).log.access;
+    assert_eq!(access("tidegate: {log: {access: combined+}}"), Some(AccessFormat::CombinedPlus));
+    assert_eq!(access("log: {accesslog: {disabled: on}}"), None);
+}
