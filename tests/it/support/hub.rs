@@ -102,7 +102,8 @@ impl Hub {
     }
 
     fn accept(&self, listeners: impl Iterator<Item = (tokio::net::TcpListener, Host)>) {
-        let servers = listeners.map(|(listener, host)| tokio::spawn(wire::serve(listener, Arc::clone(&self.state), host)));
+        let servers = listeners
+            .map(|(listener, host)| tokio::spawn(wire::serve(listener, Arc::clone(&self.state), host)));
         self.servers.lock().unwrap().extend(servers);
     }
 
@@ -137,7 +138,13 @@ impl Hub {
     }
 
     /// Adds a manifest, and points a tag to it.
-    pub fn manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: impl Into<bytes::Bytes>) -> String {
+    pub fn manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<bytes::Bytes>,
+    ) -> String {
         self.content().add_manifest(repository, tag, media_type, bytes.into())
     }
 

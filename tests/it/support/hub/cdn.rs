@@ -8,9 +8,12 @@ pub fn answer(state: &State, request: &Request) -> Reply {
     if request.header("authorization").is_some() {
         return Reply::new(400, vec![], "only one way to authenticate, please");
     }
-    let Some((name, digest)) = request.path.trim_start_matches('/').split_once("/data/") else { return Reply::new(404, vec![], "") };
+    let Some((name, digest)) = request.path.trim_start_matches('/').split_once("/data/") else {
+        return Reply::new(404, vec![], "");
+    };
     let content = state.content.lock().unwrap();
-    let Some(blob) = content.repositories.get(name).and_then(|repository| repository.blobs.get(digest)) else {
+    let Some(blob) = content.repositories.get(name).and_then(|repository| repository.blobs.get(digest))
+    else {
         return Reply::new(404, vec![], "<Error>NoSuchKey</Error>");
     };
     let mut headers = vec![
@@ -21,7 +24,9 @@ pub fn answer(state: &State, request: &Request) -> Reply {
     ];
     let size = blob.size();
     let mut reply = Reply::of(200, vec![], blob.clone());
-    if let Some((first, last)) = request.header("range").as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
+    if let Some((first, last)) =
+        request.header("range").as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
+    {
         let first: u64 = first.parse().unwrap();
         let end = last.parse().map_or(size, |last: u64| (last + 1).min(size));
         if first >= size {

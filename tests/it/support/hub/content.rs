@@ -47,7 +47,11 @@ impl Blob {
 
 /// Bytes that say where they stand: eight-byte counters.
 fn pattern(first: u64, end: u64) -> Bytes {
-    (first / 8..end.div_ceil(8)).flat_map(u64::to_le_bytes).skip((first % 8) as usize).take((end - first) as usize).collect()
+    (first / 8..end.div_ceil(8))
+        .flat_map(u64::to_le_bytes)
+        .skip((first % 8) as usize)
+        .take((end - first) as usize)
+        .collect()
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +79,13 @@ impl Content {
         digest
     }
 
-    pub fn add_manifest(&mut self, repository: &str, tag: Option<&str>, media_type: &str, bytes: Bytes) -> String {
+    pub fn add_manifest(
+        &mut self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> String {
         let digest = Digest::sha256(&bytes).to_string();
         let repository = self.repository(repository);
         repository.manifests.insert(digest.clone(), (media_type.to_owned(), bytes));

@@ -34,7 +34,8 @@ pub const PULL_LIMIT: Fault = Fault::Answer(
 );
 
 /// And when its front takes us for an attack: no JSON, no digest, no hint.
-pub const ABUSE_LIMIT: Fault = Fault::Answer(429, "content-type: text/html\r\n", "<html>Too Many Requests</html>");
+pub const ABUSE_LIMIT: Fault =
+    Fault::Answer(429, "content-type: text/html\r\n", "<html>Too Many Requests</html>");
 
 /// A fault that was ordered.
 #[derive(Debug)]
@@ -48,7 +49,13 @@ pub struct Order {
 
 impl Order {
     pub(super) fn new(host: Host, what: &str, fault: Fault) -> Self {
-        Self { host, what: what.to_owned(), fault, left: Mutex::new(usize::MAX), applied: AtomicUsize::new(0) }
+        Self {
+            host,
+            what: what.to_owned(),
+            fault,
+            left: Mutex::new(usize::MAX),
+            applied: AtomicUsize::new(0),
+        }
     }
 
     /// Only so often.

@@ -10,7 +10,8 @@ use super::{Blob, State};
 pub fn answer(state: &State, request: &Request) -> Reply {
     let Some(rest) = request.path.strip_prefix("/v2/") else { return missing("NOT_FOUND") };
     let places = ["/manifests/", "/blobs/", "/tags/", "/referrers/"];
-    let place = places.iter().find_map(|place| rest.split_once(place).map(|(name, what)| (*place, name, what)));
+    let place =
+        places.iter().find_map(|place| rest.split_once(place).map(|(name, what)| (*place, name, what)));
     let (place, name, what) = place.unwrap_or(("", "", ""));
     if let Some(refusal) = refuse(state, request, name) {
         return refusal;
@@ -25,7 +26,11 @@ pub fn answer(state: &State, request: &Request) -> Reply {
         "/blobs/" => blob(state, repository, request, name, what),
         "/tags/" => tags(repository, request, name),
         "/referrers/" => match repository.referrers.get(what) {
-            Some(index) => Reply::new(200, vec![("content-type", "application/vnd.oci.image.index.v1+json".into())], index.clone()),
+            Some(index) => Reply::new(
+                200,
+                vec![("content-type", "application/vnd.oci.image.index.v1+json".into())],
+                index.clone(),
+            ),
             None => Reply::new(404, vec![("content-type", "text/plain".into())], "404 page not found\n"),
         },
         _ => missing("NOT_FOUND"),
@@ -35,7 +40,10 @@ pub fn answer(state: &State, request: &Request) -> Reply {
 /// 401 without a token that is good for this repository, whether it is private or does not exist.
 fn refuse(state: &State, request: &Request, name: &str) -> Option<Reply> {
     let given = request.header("authorization");
-    let grant = given.as_deref().and_then(|given| given.strip_prefix("Bearer ")).and_then(|token| state.tokens.grant(token));
+    let grant = given
+        .as_deref()
+        .and_then(|given| given.strip_prefix("Bearer "))
+        .and_then(|token| state.tokens.grant(token));
     let content = state.content.lock().unwrap();
     let repository = content.repositories.get(name);
     let allowed = grant.is_some_and(|grant| {
@@ -47,14 +55,23 @@ fn refuse(state: &State, request: &Request, name: &str) -> Option<Reply> {
     }
     let error = if given.is_some() { ",error=\"insufficient_scope\"" } else { "" };
     let scope = if name.is_empty() { String::new() } else { format!(",scope=\"repository:{name}:pull\"") };
-    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"registry.docker.io\"{scope}{error}", state.addresses[1]);
+    let challenge = format!(
+        "Bearer realm=\"http://{}/token\",service=\"registry.docker.io\"{scope}{error}",
+        state.addresses[1]
+    );
     let body = json!({ "errors": [{ "code": "UNAUTHORIZED", "message": "authentication required" }] });
-    Some(Reply::new(401, vec![("www-authenticate", challenge), ("content-type", "application/json".into())], body.to_string()))
+    Some(Reply::new(
+        401,
+        vec![("www-authenticate", challenge), ("content-type", "application/json".into())],
+        body.to_string(),
+    ))
 }
 
 fn manifest(repository: &Repository, reference: &str) -> Reply {
     let digest = repository.tags.get(reference).map_or(reference, String::as_str);
-    let Some((media_type, bytes)) = repository.manifests.get(digest) else { return missing("MANIFEST_UNKNOWN") };
+    let Some((media_type, bytes)) = repository.manifests.get(digest) else {
+        return missing("MANIFEST_UNKNOWN");
+    };
     let headers = vec![
         ("content-type", media_type.clone()),
         ("docker-content-digest", digest.to_owned()),
@@ -73,7 +90,8 @@ fn blob(state: &State, repository: &Repository, request: &Request, name: &str, d
     if request.method == "HEAD" && blob.size() == u64::MAX {
         return Reply::of(200, vec![], Blob::Bytes(Bytes::new()));
     }
-    let target = format!("http://{}/{name}/data/{digest}?signature=secret-signature&expires=1", state.addresses[2]);
+    let target =
+        format!("http://{}/{name}/data/{digest}?signature=secret-signature&expires=1", state.addresses[2]);
     Reply::new(307, vec![("location", target)], "")
 }
 
@@ -84,7 +102,10 @@ fn tags(repository: &Repository, request: &Request, name: &str) -> Reply {
     let mut headers = vec![("content-type", "application/json".to_owned())];
     if tags.len() > n {
         tags.truncate(n);
-        headers.push(("link", format!("</v2/{name}/tags/list?n={n}&last={}>; rel=\"next\"", tags.last().unwrap())));
+        headers.push((
+            "link",
+            format!("</v2/{name}/tags/list?n={n}&last={}>; rel=\"next\"", tags.last().unwrap()),
+        ));
     }
     Reply::new(200, headers, json!({ "name": name, "tags": tags }).to_string())
 }

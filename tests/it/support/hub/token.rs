@@ -39,7 +39,10 @@ pub fn answer(state: &State, request: &Request) -> Reply {
     let account = match request.header("authorization") {
         None => false,
         Some(given) => {
-            let right = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", ACCOUNT.0, ACCOUNT.1)));
+            let right = format!(
+                "Basic {}",
+                base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", ACCOUNT.0, ACCOUNT.1))
+            );
             if given != right || state.refuses_login.load(Ordering::SeqCst) {
                 return Reply::new(401, vec![], r#"{"details":"incorrect username or password"}"#);
             }

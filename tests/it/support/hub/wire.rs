@@ -111,7 +111,9 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
     let mut words = lines.next()?.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()));
     Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers: headers.collect() })
 }
 
@@ -151,7 +153,13 @@ async fn write_body(
     write_part(stream, state, host, body, (at, end)).await.map(drop)
 }
 
-async fn write_part(stream: &mut TcpStream, state: &State, host: Host, body: &Blob, range: (u64, u64)) -> Option<u64> {
+async fn write_part(
+    stream: &mut TcpStream,
+    state: &State,
+    host: Host,
+    body: &Blob,
+    range: (u64, u64),
+) -> Option<u64> {
     let (mut at, end) = range;
     while at < end {
         let step = body.step(at, end);
