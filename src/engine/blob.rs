@@ -157,13 +157,31 @@ impl Engine {
         }
         let expected = member.and_then(|row| row.size);
         let (flight, outcome) = match self.flights.board(*digest, repository) {
+            Boarding::Joined(flight) if flight.is_verified() => (flight, Outcome::Hit),
             Boarding::Joined(flight) => (flight, Outcome::Collapsed),
+            Boarding::Started(flight) if self.landed_meanwhile(&flight).await => (flight, Outcome::Hit),
             Boarding::Started(flight) => {
                 self.start_fill(Arc::clone(&flight), repository.clone(), expected);
                 (flight, Outcome::Miss)
             }
         };
         self.follow(repository, flight, outcome).await
+    }
+
+    /// Whether another flight brought the blob after we had looked for it: then ours carries what that one stored, and
+    /// nothing is fetched again. The row is readable before a flight leaves the table, so looking after boarding is
+    /// enough.
+    async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
+        let digest = flight.digest;
+        let Some(known) = self.index.blob(&digest).and_then(|row| row.identity) else { return false };
+        let store = Arc::clone(&self.store);
+        let found = blocking(move || open(&store, &digest, Some(known), Want::Head)).await;
+        let Ok(Held::Verified(held, _)) = found else { return false };
+        flight.open(Some(held.identity.size), held.file);
+        flight.commit(held.identity.size);
+        flight.verified();
+        self.flights.remove(&digest);
+        true
     }
 
     /// The answer from a flight, once it knows how long the blob is.

@@ -113,6 +113,11 @@ impl Flight {
         }
     }
 
+    /// Whether all bytes are there and hash to the digest.
+    pub fn is_verified(&self) -> bool {
+        matches!(self.progress.borrow().phase, Phase::Verified)
+    }
+
     /// A repository wants the blob too; if the ones before it are turned away, the flight goes on under it.
     pub fn claim(&self, repository: &Repository) {
         let mut claimants = lock(&self.claimants);
