@@ -95,12 +95,14 @@ impl Flight {
         self.progress.subscribe()
     }
 
-    /// Waits until the length is known, for a reader of `repository`.
+    /// Waits until the length is known, for a reader of `repository`; for a blob of which nothing goes out before it is
+    /// verified, until it is: then a wrong one is refused in words, not cut.
     pub async fn opened(&self, repository: &RepoKey) -> Result<u64, Failure> {
         let mut progress = self.watch();
         let opened = progress.wait_for(|now| {
             let over = matches!(now.phase, Phase::Verified | Phase::Failed(_));
-            over || (now.total.is_some() && now.file.is_some()) || self.denies(repository)
+            let flows = now.total.is_some_and(|total| total > HELD_BACK_BYTES) && now.file.is_some();
+            over || flows || self.denies(repository)
         });
         let Ok(known) = tokio::time::timeout(HEADERS_WAIT, opened).await else {
             return Err(Failure::Slow);

@@ -10,10 +10,14 @@ use super::outcome::Outcome;
 use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
+use crate::registry::manifest::{Descriptor, Role};
 use crate::registry::{Digest, Manifest, MediaType, Reference};
 use crate::store::Store;
 use crate::sys::{clock, files, sync::lock};
 use crate::upstream::{FetchError, FetchedManifest};
+
+/// Most children of an adopted index that are looked for at once; the others are found when they are asked for.
+const CHILDREN_ADOPTED_MAX: usize = 64;
 
 /// A manifest for a client.
 #[derive(Debug, Clone)]
@@ -226,13 +230,13 @@ impl Engine {
         let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
         let came_as_manifest = row.is_some();
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
-        let (bytes, member) = blocking(move || {
+        let (bytes, identity, linked) = blocking(move || {
             let linked = !(indexed && came_as_manifest) && store.has_revision(&name, &digest);
             if !came_as_manifest && !linked {
                 return None;
             }
-            let bytes = read(&store, &digest).ok().flatten()?;
-            Some((bytes, indexed || linked))
+            let (bytes, identity) = read(&store, &digest).ok().flatten()?;
+            Some((bytes, identity, linked))
         })
         .await
         .ok()
@@ -241,7 +245,35 @@ impl Engine {
             Some(media_type) => media_type,
             None => Manifest::parse(&bytes, None).ok()?.media_type,
         };
-        Some(Present { manifest: Held { digest, media_type, bytes }, member })
+        let manifest = Held { digest, media_type, bytes };
+        if linked {
+            self.adopt_manifest(repository, &manifest, identity).await;
+        }
+        Some(Present { manifest, member: indexed || linked })
+    }
+
+    /// Takes a manifest that another program fetched into the index, with all that it names; and of an index, which
+    /// children are here as manifests.
+    async fn adopt_manifest(&self, repository: &Repository, held: &Held, identity: files::Identity) {
+        let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type)) else { return };
+        let mut batch = self.membership(repository, held.digest, identity.size, &manifest);
+        batch = batch.put_blob(held.digest, BlobRow { adopted: true, ..row(held, identity) });
+        let children = manifest.descriptors.iter().filter(|named| named.role == Role::Manifest);
+        let unknown: Vec<_> =
+            children.filter(|named| self.index.blob(&named.digest).is_none()).cloned().collect();
+        let store = Arc::clone(&self.store);
+        let found = blocking(move || {
+            let read = |child: &Descriptor| {
+                let (bytes, identity) = read(&store, &child.digest).ok().flatten()?;
+                let media_type = Manifest::parse(&bytes, None).ok()?.media_type;
+                Some((Held { digest: child.digest, media_type, bytes }, identity))
+            };
+            unknown.iter().take(CHILDREN_ADOPTED_MAX).filter_map(read).collect::<Vec<_>>()
+        });
+        for (child, identity) in found.await.unwrap_or_default() {
+            batch = batch.put_blob(child.digest, BlobRow { adopted: true, ..row(&child, identity) });
+        }
+        self.index.apply(batch);
     }
 
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
@@ -280,7 +312,7 @@ fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files
 }
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.
-fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<Bytes>> {
+fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<(Bytes, files::Identity)>> {
     let Some(open) = store.open_blob(digest)? else {
         return Ok(None);
     };
@@ -294,5 +326,5 @@ fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<Bytes>> {
         store.quarantine(digest)?;
         return Ok(None);
     }
-    Ok(Some(bytes))
+    Ok(Some((bytes, open.identity)))
 }

@@ -1,7 +1,20 @@
 //! Scenarios: the real binary over real sockets, before a scripted Hub and before real registries, with real clients.
 #![allow(clippy::disallowed_methods, reason = "tests measure and read the environment for themselves")]
 #![allow(clippy::cast_possible_truncation, reason = "the sizes of tests are small")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by a panic"
+)]
 
+mod blackbox;
 mod support;
 
+mod conformance;
+mod disk;
+mod flights;
 mod smoke;
+mod trouble;
+mod volumes;

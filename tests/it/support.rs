@@ -18,3 +18,8 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
         .await
         .unwrap_or_else(|_| panic!("{what}: nothing within {PATIENCE:?}"))
 }
+
+/// Whether the full figures are wanted (`tests/run --long`), or the same stories on a smaller scale.
+pub fn is_long() -> bool {
+    std::env::var_os("TIDEGATE_TESTS_LONG").is_some()
+}

@@ -73,10 +73,11 @@ struct State {
     released: watch::Sender<bool>,
     stopped: watch::Sender<u64>,
     refuses_login: AtomicBool,
+    account: Mutex<(String, String)>,
     tokens: token::Tokens,
 }
 
-/// The account that may see the private repositories.
+/// The account that may see the private repositories, unless [`Hub::account`] says otherwise.
 pub const ACCOUNT: (&str, &str) = ("bot", "hunter2-secret");
 
 impl Hub {
@@ -94,6 +95,7 @@ impl Hub {
             released: watch::Sender::new(false),
             stopped: watch::Sender::new(0),
             refuses_login: AtomicBool::new(false),
+            account: Mutex::new((ACCOUNT.0.to_owned(), ACCOUNT.1.to_owned())),
             tokens: token::Tokens::default(),
         });
         let hub = Self { state, servers: Mutex::default() };
@@ -105,6 +107,11 @@ impl Hub {
         let servers = listeners
             .map(|(listener, host)| tokio::spawn(wire::serve(listener, Arc::clone(&self.state), host)));
         self.servers.lock().unwrap().extend(servers);
+    }
+
+    /// The addresses of the registry, the token server and the CDN.
+    pub fn addresses(&self) -> [SocketAddr; 3] {
+        self.state.addresses
     }
 
     /// The URL of the registry.
@@ -161,6 +168,16 @@ impl Hub {
     /// Gives referrers of a subject; without this the registry has no such list.
     pub fn referrers(&self, repository: &str, subject: &str, index: impl Into<bytes::Bytes>) {
         self.content().repository(repository).referrers.insert(subject.to_owned(), index.into());
+    }
+
+    /// Another account.
+    pub fn account(&self, username: &str, password: &str) {
+        *self.state.account.lock().unwrap() = (username.to_owned(), password.to_owned());
+    }
+
+    /// Makes all tokens that were given worthless.
+    pub fn revoke_tokens(&self) {
+        self.state.tokens.revoke();
     }
 
     /// From now on the token server refuses the account, or takes it again.

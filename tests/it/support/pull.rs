@@ -54,6 +54,11 @@ pub async fn ask(method: Method, url: &str, headers: &[(&str, &str)]) -> Answer 
     finish(soon(url, request.send()).await.unwrap()).await
 }
 
+/// Asks for all of something, and gives the answer once its head is there.
+pub async fn open(url: &str) -> reqwest::Response {
+    soon(url, client().get(url).send()).await.unwrap()
+}
+
 /// Reads an answer to its end, or to where it breaks off.
 pub async fn finish(mut response: reqwest::Response) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());

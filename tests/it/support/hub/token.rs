@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::State;
 use super::wire::{Reply, Request};
-use super::{ACCOUNT, State};
 
 /// What a token allows: a repository, and whether as the account.
 #[derive(Debug, Clone)]
@@ -39,10 +40,8 @@ pub fn answer(state: &State, request: &Request) -> Reply {
     let account = match request.header("authorization") {
         None => false,
         Some(given) => {
-            let right = format!(
-                "Basic {}",
-                base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", ACCOUNT.0, ACCOUNT.1))
-            );
+            let (username, password) = state.account.lock().unwrap().clone();
+            let right = format!("Basic {}", STANDARD.encode(format!("{username}:{password}")));
             if given != right || state.refuses_login.load(Ordering::SeqCst) {
                 return Reply::new(401, vec![], r#"{"details":"incorrect username or password"}"#);
             }
