@@ -86,6 +86,7 @@ async fn serve(config: &Config, inputs: &Inputs, store: Store, logs: &Logs) -> R
     });
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
+    suggest(config, &listener);
     if let Some(tls) = &tls {
         tell_expiry(tls);
     }
@@ -181,6 +182,19 @@ fn introduce(config: &Config, root: &std::path::Path, backend: &Backend) {
     if let Backend::Memory(reason) = backend {
         tracing::error!(reason, "the index can't be kept on disk; it is kept in memory until the next start");
     }
+}
+
+/// A line to paste.
+fn suggest(config: &Config, listener: &Listener) {
+    let scheme = if config.http.tls.is_some() { "https" } else { "http" };
+    let place = match listener {
+        Listener::Unix(_, path) => format!("--unix-socket {} {scheme}://localhost", path.display()),
+        Listener::Tcp(_) => format!(
+            "{scheme}://{}",
+            listener.to_string().replace("[::]", "localhost").replace("0.0.0.0", "localhost")
+        ),
+    };
+    tracing::info!("try: curl {place}{}/v2/library/alpine/manifests/latest", config.http.prefix);
 }
 
 fn tell_expiry(tls: &Acceptor) {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use super::Engine;
 use super::fill::blob_row;
 use super::flight::{Boarding, Failure, Flight};
+use super::manifest::{self, Held};
 use super::{Repository, blocking};
-use crate::index::Batch;
-use crate::registry::{Digest, digest::Hasher};
-use crate::store::OpenBlob;
+use crate::index::{Batch, BlobRow};
+use crate::registry::manifest::Role;
+use crate::registry::{Digest, Manifest, digest::Hasher};
+use crate::store::{OpenBlob, Store};
 use crate::sys::files;
 
 /// A suspect of at most this size is verified before anything goes out, so that a damaged one is mended within the same
@@ -20,6 +22,9 @@ const VERIFIED_FIRST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Bytes read and hashed at a time.
 const STEP_BYTES: usize = 1024 * 1024;
+
+/// Most children of an adopted index that are looked for at once; the others are found when they are asked for.
+const CHILDREN_ADOPTED_MAX: usize = 64;
 
 impl Engine {
     /// Verifies a file of the tree, as a flight that readers can follow. `None`: it can't be right, and was set aside.
@@ -105,4 +110,46 @@ impl Engine {
             tracing::error!(%digest, %error, "could not set a damaged blob aside");
         }
     }
+
+    /// Takes a manifest that another program fetched into the index, with all that it leads to.
+    pub(super) async fn adopt_manifest(
+        &self,
+        repository: &Repository,
+        held: &Held,
+        identity: files::Identity,
+    ) {
+        let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type)) else { return };
+        let own = self.membership(repository, held.digest, identity.size, &manifest);
+        self.index
+            .apply(own.put_blob(held.digest, BlobRow { adopted: true, ..manifest::row(held, identity) }));
+        self.adopt_children(repository, &manifest).await;
+    }
+
+    /// What an index of a repository names belongs to that repository, and so does what its children name; of those
+    /// that are here already, fetched for another repository or by another program, this says so.
+    pub(super) async fn adopt_children(&self, repository: &Repository, index: &Manifest) {
+        let children = index.descriptors.iter().filter(|named| named.role == Role::Manifest);
+        let children: Vec<_> = children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect();
+        if children.is_empty() {
+            return;
+        }
+        let store = Arc::clone(&self.store);
+        let found = blocking(move || {
+            children.iter().filter_map(|child| read_child(&store, child)).collect::<Vec<_>>()
+        });
+        for (child, manifest, identity) in found.await.unwrap_or_default() {
+            let mut batch = self.membership(repository, child.digest, identity.size, &manifest);
+            if self.index.blob(&child.digest).is_none() {
+                batch = batch
+                    .put_blob(child.digest, BlobRow { adopted: true, ..manifest::row(&child, identity) });
+            }
+            self.index.apply(batch);
+        }
+    }
+}
+
+fn read_child(store: &Store, digest: &Digest) -> Option<(Held, Manifest, files::Identity)> {
+    let (bytes, identity) = manifest::read(store, digest).ok().flatten()?;
+    let manifest = Manifest::parse(&bytes, None).ok()?;
+    Some((Held { digest: *digest, media_type: manifest.media_type.clone(), bytes }, manifest, identity))
 }

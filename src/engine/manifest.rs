@@ -10,14 +10,10 @@ use super::outcome::Outcome;
 use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
-use crate::registry::manifest::{Descriptor, Role};
 use crate::registry::{Digest, Manifest, MediaType, Reference};
 use crate::store::Store;
 use crate::sys::{clock, files, sync::lock};
 use crate::upstream::{FetchError, FetchedManifest};
-
-/// Most children of an adopted index that are looked for at once; the others are found when they are asked for.
-const CHILDREN_ADOPTED_MAX: usize = 64;
 
 /// A manifest for a client.
 #[derive(Debug, Clone)]
@@ -179,12 +175,18 @@ impl Engine {
         let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
         lock(&self.unpublished.held).insert(digest, held.clone());
         self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
-        self.publish_manifest(repository.clone(), held.clone(), manifest.read_by_registry_2);
+        self.publish_manifest(repository.clone(), held.clone(), manifest);
         Ok(held)
     }
 
     /// The rows that a manifest of a repository gives: itself and everything that it names may be asked for there.
-    fn membership(&self, repository: &Repository, digest: Digest, size: u64, manifest: &Manifest) -> Batch {
+    pub(super) fn membership(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        size: u64,
+        manifest: &Manifest,
+    ) -> Batch {
         let seen_ms = clock::unix_ms();
         let own = Batch::new().put_repository(self.naming.upstream(), &repository.name).put_member(
             repository.key,
@@ -196,7 +198,7 @@ impl Engine {
         })
     }
 
-    fn publish_manifest(self: &Arc<Self>, repository: Repository, held: Held, linkable: bool) {
+    fn publish_manifest(self: &Arc<Self>, repository: Repository, held: Held, manifest: Manifest) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
             let _permit = engine.publications.acquire().await;
@@ -206,7 +208,7 @@ impl Engine {
             match published {
                 Ok(identity) => {
                     engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
-                    if linkable {
+                    if manifest.read_by_registry_2 {
                         engine.link_manifest(&repository, &digest).await;
                     }
                 }
@@ -215,6 +217,7 @@ impl Engine {
                 }
             }
             lock(&engine.unpublished.held).remove(&digest);
+            engine.adopt_children(&repository, &manifest).await;
         });
     }
 
@@ -252,30 +255,6 @@ impl Engine {
         Some(Present { manifest, member: indexed || linked })
     }
 
-    /// Takes a manifest that another program fetched into the index, with all that it names; and of an index, which
-    /// children are here as manifests.
-    async fn adopt_manifest(&self, repository: &Repository, held: &Held, identity: files::Identity) {
-        let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type)) else { return };
-        let mut batch = self.membership(repository, held.digest, identity.size, &manifest);
-        batch = batch.put_blob(held.digest, BlobRow { adopted: true, ..row(held, identity) });
-        let children = manifest.descriptors.iter().filter(|named| named.role == Role::Manifest);
-        let unknown: Vec<_> =
-            children.filter(|named| self.index.blob(&named.digest).is_none()).cloned().collect();
-        let store = Arc::clone(&self.store);
-        let found = blocking(move || {
-            let read = |child: &Descriptor| {
-                let (bytes, identity) = read(&store, &child.digest).ok().flatten()?;
-                let media_type = Manifest::parse(&bytes, None).ok()?.media_type;
-                Some((Held { digest: child.digest, media_type, bytes }, identity))
-            };
-            unknown.iter().take(CHILDREN_ADOPTED_MAX).filter_map(read).collect::<Vec<_>>()
-        });
-        for (child, identity) in found.await.unwrap_or_default() {
-            batch = batch.put_blob(child.digest, BlobRow { adopted: true, ..row(&child, identity) });
-        }
-        self.index.apply(batch);
-    }
-
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
     async fn confirm_manifest(
         self: &Arc<Self>,
@@ -292,7 +271,8 @@ impl Engine {
     }
 }
 
-fn row(held: &Held, identity: files::Identity) -> BlobRow {
+/// The row of a manifest that was checked just now.
+pub(super) fn row(held: &Held, identity: files::Identity) -> BlobRow {
     let now = clock::unix_ms();
     BlobRow {
         size: identity.size,
@@ -312,7 +292,7 @@ fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files
 }
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.
-fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<(Bytes, files::Identity)>> {
+pub(super) fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<(Bytes, files::Identity)>> {
     let Some(open) = store.open_blob(digest)? else {
         return Ok(None);
     };

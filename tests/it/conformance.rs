@@ -25,7 +25,7 @@ async fn manifest(mirror: &Mirror, method: Method, reference: &str) -> Answer {
     ask(method, &mirror.url(&format!("/v2/library/alpine/manifests/{reference}")), &[ACCEPT]).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn ping() {
     let (_hub, _, mirror) = registry().await;
     let answer = get(&mirror.url("/v2/")).await;
@@ -34,7 +34,7 @@ async fn ping() {
     assert_eq!(answer.json(), serde_json::json!({}));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn tags_and_what_follows_the_last() {
     let (_hub, _, mirror) = registry().await;
     let all = get(&mirror.url("/v2/library/alpine/tags/list")).await;
@@ -43,7 +43,7 @@ async fn tags_and_what_follows_the_last() {
     assert_eq!((rest.status, rest.json()["tags"].clone()), (200, serde_json::json!(["latest"])));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn manifests_by_tag_and_digest() {
     let (_hub, image, mirror) = registry().await;
     for reference in ["latest", &image.digest] {
@@ -57,7 +57,7 @@ async fn manifests_by_tag_and_digest() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs() {
     let (_hub, image, mirror) = registry().await;
     for digest in image.layers.iter().chain([&image.config]) {
@@ -72,7 +72,7 @@ async fn blobs() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn referrers_of_an_unknown_subject() {
     let (_hub, _, mirror) = registry().await;
     let answer = get(&mirror.url(&format!("/v2/library/alpine/referrers/{NOWHERE}"))).await;
@@ -83,7 +83,7 @@ async fn referrers_of_an_unknown_subject() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn referrers_of_the_upstream() {
     let (hub, image, mirror) = registry().await;
     let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI.index, "manifests": [{ "digest": NOWHERE }] });
@@ -92,7 +92,7 @@ async fn referrers_of_the_upstream() {
     assert_eq!((answer.status, answer.json()), (200, index));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing() {
     let (_hub, _, mirror) = registry().await;
     for reference in [NOWHERE, "no-such-tag"] {
@@ -108,7 +108,7 @@ async fn what_is_missing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn writes_are_unsupported() {
     let (hub, image, mirror) = registry().await;
     let in_repository = |rest: &str| mirror.url(&format!("/v2/library/alpine/{rest}"));
@@ -124,7 +124,7 @@ async fn writes_are_unsupported() {
     assert_eq!(hub.count(|seen| seen.path.contains("alpine")), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn places_that_are_none() {
     let (_hub, _, mirror) = registry().await;
     let root = get(&mirror.url("/")).await;
@@ -139,7 +139,7 @@ async fn places_that_are_none() {
     assert_eq!(smuggled.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_and_headers_of_ones_own() {
     let hub = Hub::start().await;
     image::publish(&hub, "library/alpine", Some("latest"), OCI, &[]);

@@ -22,7 +22,7 @@ async fn pull(mirror: &Mirror, image: &Image) -> Duration {
     began.elapsed()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_waits_for_the_disk_to_sync() {
     let hub = Hub::start().await;
     let image = ten_layers(&hub).await;
@@ -46,7 +46,7 @@ async fn nothing_waits_for_the_disk_to_sync() {
     assert!(traced.contains("DELAYED"), "no sync was delayed:\n{traced}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_passed_through() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 20_000_000)]);
@@ -76,7 +76,7 @@ impl Drop for Mounted {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn kill_9_loses_nothing_that_was_published() {
     let hub = Hub::start().await;
     let image = ten_layers(&hub).await;
@@ -93,7 +93,7 @@ async fn kill_9_loses_nothing_that_was_published() {
     pull(&setup.start(), &image).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_blob_is_mended_within_the_request() {
     let hub = Hub::start().await;
     let image = ten_layers(&hub).await;

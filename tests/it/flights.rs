@@ -107,7 +107,7 @@ async fn twenty_pulls_of_an_index_cost_the_hub_each_manifest_once() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_heads_of_a_cold_tag_cost_nothing() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[]);
@@ -120,7 +120,7 @@ async fn a_hundred_heads_of_a_cold_tag_cost_nothing() {
     assert_eq!(hub.count(Seen::is_counted), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_no_permission_for_another_repository() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 50_000)]);

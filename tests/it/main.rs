@@ -15,6 +15,8 @@ mod support;
 mod conformance;
 mod disk;
 mod flights;
+mod service;
 mod smoke;
+mod tags;
 mod trouble;
 mod volumes;

@@ -5,7 +5,7 @@ use crate::support::image::{self, OCI};
 use crate::support::mirror::Setup;
 use crate::support::pull::get;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pulled_and_pulled_again() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 100_000)]);

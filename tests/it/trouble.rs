@@ -88,14 +88,14 @@ impl Scene {
 const NOT_FOUND: &str = r#"{"errors":[{"code":"NOT_FOUND"}]}"#;
 const JSON: &str = "content-type: application/json\r\n";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_down() {
     let scene = scene().await;
     scene.hub.stop();
     scene.check(&DOWN).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_hangs() {
     let scene = scene().await;
     let hang = scene.hub.fault(Host::Registry, "/v2/", Fault::Hang);
@@ -103,7 +103,7 @@ async fn an_upstream_that_hangs() {
     assert!(hang.applied() >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_answers_garbage() {
     let scene = scene().await;
     let garbage =
@@ -117,7 +117,7 @@ async fn an_upstream_that_answers_garbage() {
     assert!(garbage.applied() >= 1 && heads.applied() >= 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_says_401_403_or_404() {
     for status in [401, 403, 404] {
         let scene = scene().await;
@@ -127,7 +127,7 @@ async fn an_upstream_that_says_401_403_or_404() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_limits() {
     for limit in [PULL_LIMIT, ABUSE_LIMIT] {
         let scene = scene().await;
@@ -137,7 +137,7 @@ async fn an_upstream_that_limits() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_fails() {
     let scene = scene().await;
     let order = scene.hub.fault(Host::Registry, "/v2/library/", Fault::Answer(500, "", "oops"));
@@ -145,7 +145,7 @@ async fn an_upstream_that_fails() {
     assert!(order.applied() >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_closes_without_a_word() {
     let scene = scene().await;
     let order = scene.hub.fault(Host::Registry, "/v2/library/", Fault::Close);
@@ -153,7 +153,7 @@ async fn an_upstream_that_closes_without_a_word() {
     assert!(order.applied() >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cdn_that_refuses_or_is_cut() {
     let scene = scene().await;
     let refused = scene.hub.fault(Host::Cdn, "GET", Fault::Answer(403, "", "<Error>expired</Error>"));
@@ -168,7 +168,7 @@ async fn a_cdn_that_refuses_or_is_cut() {
     scene.no_secret_in_the_log();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_refused_goes_on_anonymously() {
     let scene = scene().await;
     scene.hub.refuse_login(true);
@@ -189,7 +189,7 @@ async fn a_login_that_is_refused_goes_on_anonymously() {
     scene.no_secret_in_the_log();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_private_repository_is_pulled_as_the_account() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "corp/app", Some("1"), OCI, &[]);
@@ -207,7 +207,7 @@ async fn a_private_repository_is_pulled_as_the_account() {
     assert_eq!(basic, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_withdrawn_is_replaced_once() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[]);
@@ -219,7 +219,7 @@ async fn a_token_that_was_withdrawn_is_replaced_once() {
     assert_eq!(hub.count(|seen| seen.host == Host::Token), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_token_server_gets_nothing() {
     let hub = Hub::start().await;
     image::publish(&hub, "library/app", Some("1"), OCI, &[]);
@@ -236,7 +236,7 @@ async fn a_foreign_token_server_gets_nothing() {
     mirror.logged("tidegate.proxy.realms");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn repositories_that_may_not_be_asked_for() {
     let hub = Hub::start().await;
     for name in ["library/app", "corp/app", "corp/secret"] {
@@ -251,7 +251,7 @@ async fn repositories_that_may_not_be_asked_for() {
     assert_eq!(hub.count(|seen| seen.path.contains("secret") || seen.path.contains("other")), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_upstream_costs_known_tags_little() {
     let hub = Hub::start().await;
     for number in 0..5 {

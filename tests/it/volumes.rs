@@ -64,12 +64,12 @@ async fn serve_volume(name: &str) {
     assert_eq!(hub.count(|seen: &Seen| seen.path.contains("/blobs/")), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_15_a_volume_of_registry_2_8_2() {
     serve_volume("registry-2.8.2-volume").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_15_a_volume_of_registry_3_1_1() {
     serve_volume("registry-3.1.1-volume").await;
 }
@@ -118,7 +118,7 @@ impl Drop for Registry {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_15_a_volume_of_ours_is_served_by_registry_2_8_2() {
     let hub = Hub::start().await;
     let mut images = Vec::new();
@@ -160,7 +160,7 @@ async fn check_15_a_volume_of_ours_is_served_by_registry_2_8_2() {
     assert!(dry.contains("0 blobs and 0 manifests eligible for deletion"), "{dry}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_push_registry_is_not_taken_for_a_cache() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), DOCKER, &[]);

@@ -7,7 +7,7 @@ use crate::support::hub::{Fault, Host};
 use crate::support::mirror::{Setup, TIDEGATE};
 use crate::support::pull::{self, get, open};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_16_passwords_as_typed() {
     let (hub, image, setup) = one_image().await;
     hub.make_private("library/app");
@@ -90,7 +90,7 @@ fn check_18_the_forms_of_the_container_command() {
     assert_eq!(run(&["help"]).0, Some(0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_18_sigterm_finishes_what_is_under_way() {
     let (hub, image, setup) = one_image().await;
     let mut mirror = setup.start();

@@ -5,7 +5,7 @@ use crate::support::command::run;
 use crate::support::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_22_plain_http_to_the_tls_port() {
     let (_hub, _, setup) = one_image().await;
     let pair = tls::pair();
@@ -20,7 +20,7 @@ async fn check_22_plain_http_to_the_tls_port() {
     assert_eq!(answer, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_22_versions_and_protocols() {
     let (_hub, _, setup) = one_image().await;
     let pair = tls::pair();

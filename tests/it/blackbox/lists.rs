@@ -7,7 +7,7 @@ use crate::support::mirror::Setup;
 use crate::support::pull::{ask, get, head};
 use reqwest::Method;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_19_tags_list() {
     let hub = Hub::start().await;
     for name in ["a", "b", "c", "d"] {
@@ -39,7 +39,7 @@ async fn check_19_tags_list() {
     assert_eq!((head(&list("")).await.status, head(&list("")).await.header("allow")), (405, "GET"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_19_the_catalogue_is_what_was_pulled() {
     let (hub, _, setup) = one_image().await;
     image::publish(&hub, "corp/tool", Some("1"), OCI, &[]);
@@ -59,7 +59,7 @@ async fn check_19_the_catalogue_is_what_was_pulled() {
     assert_eq!(get(&mirror.url("/v2/_catalog?n=1001")).await.code(), "PAGINATION_NUMBER_INVALID");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_20_accept() {
     let hub = Hub::start().await;
     for (family, repository) in [(OCI, "library/oci"), (DOCKER, "library/docker")] {
@@ -88,7 +88,7 @@ async fn check_20_accept() {
     assert_eq!(typed("docker", "image", schema2).await, DOCKER.manifest);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_21_one_part_names_through_library() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.with("TIDEGATE_PROXY_NAME", "docker.io").start();

@@ -6,7 +6,7 @@ use crate::support::image;
 use crate::support::pull::{ask, get, head, open};
 use reqwest::Method;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_07_sixteen_cold_clients_of_one_blob() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -26,7 +26,7 @@ async fn check_07_sixteen_cold_clients_of_one_blob() {
     assert_eq!(hub.count(Seen::is_blob_transfer), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_08_first_client_disconnects_early() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -40,7 +40,7 @@ async fn check_08_first_client_disconnects_early() {
     assert_eq!((gate.applied(), hub.count(Seen::is_blob_transfer)), (1, 1));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_09_head_of_a_cold_blob() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -53,7 +53,7 @@ async fn check_09_head_of_a_cold_blob() {
     assert_eq!((hub.count(Seen::is_blob_transfer), hub.bytes_sent(Host::Cdn)), (0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_10_range_on_a_cold_blob() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -75,7 +75,7 @@ async fn check_10_range_on_a_cold_blob() {
     assert_eq!(hub.count(Seen::is_blob_transfer), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_11_same_headers_on_hit_and_miss() {
     let (_hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -102,7 +102,7 @@ async fn check_11_same_headers_on_hit_and_miss() {
     assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, known.as_str()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_14_garbage_in_the_volume() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();

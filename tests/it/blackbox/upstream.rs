@@ -7,7 +7,7 @@ use crate::support::pull::{get, head, open};
 use crate::support::{hub, mirror, pull};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_01_start_with_upstream_down() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -30,7 +30,7 @@ async fn check_01_start_with_upstream_down() {
     assert_eq!((held.header("cache-status"), held.digest()), ("tidegate; hit", image.layers[0].clone()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_02_upstream_429_on_a_tag() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -47,7 +47,7 @@ async fn check_02_upstream_429_on_a_tag() {
     assert!(limit.applied() >= 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_03_upstream_404_on_a_digest() {
     let (_hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -59,7 +59,7 @@ async fn check_03_upstream_404_on_a_digest() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_04_tag_moves_between_head_and_get() {
     let (hub, first, setup) = one_image().await;
     let mirror = setup.start();
@@ -85,7 +85,7 @@ async fn check_04_tag_moves_between_head_and_get() {
     assert_eq!(get(&by_digest(&mirror, &first)).await.digest(), first.digest);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_05_wrong_bytes_for_a_digest() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -114,7 +114,7 @@ async fn pull_to_end(stream: &mut tokio::net::TcpStream, bytes: &mut Vec<u8>) ->
     crate::support::soon("the end of a body", stream.read_to_end(bytes)).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_06_upstream_cut_in_mid_blob() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -134,7 +134,7 @@ async fn check_06_upstream_cut_in_mid_blob() {
     assert_eq!(next.digest(), image.layers[0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_06_a_cut_transfer_is_resumed_by_range() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();
@@ -147,7 +147,7 @@ async fn check_06_a_cut_transfer_is_resumed_by_range() {
     assert_eq!(hub.bytes_sent(Host::Cdn), image::layer(1, 1_000_000).len() as u64);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn check_06_an_upstream_without_ranges_is_read_again_from_the_front() {
     let (hub, image, setup) = one_image().await;
     let mirror = setup.start();

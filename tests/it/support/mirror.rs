@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -221,7 +221,9 @@ impl Drop for Mirror {
         if std::thread::panicking() {
             self.log().iter().rev().take(40).rev().for_each(|line| eprintln!("tidegate: {line}"));
         }
-        let _ = Command::new("kill").args(["-KILL", &self.pid().to_string()]).status();
+        if matches!(self.process.try_wait(), Ok(None)) {
+            let _ = Command::new("kill").args(["-KILL", &self.pid().to_string()]).status();
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -243,7 +245,8 @@ impl Lines {
     }
 
     fn all(&self) -> Vec<String> {
-        self.lines.lock().unwrap().0.clone()
+        // A test that failed while it waited for a line still shows the others.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {

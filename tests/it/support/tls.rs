@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 /// Files of a CA and of a server for 127.0.0.1 and localhost.
 pub struct Pair {
-    pub folder: TempDir,
+    _folder: TempDir,
     pub authority: PathBuf,
     pub certificate: PathBuf,
     pub key: PathBuf,
@@ -30,5 +30,5 @@ pub fn pair() -> Pair {
     };
     let certificate = write("fullchain.pem", format!("{}{}", leaf.pem(), authority.pem()));
     let (authority, key) = (write("ca.crt", authority.pem()), write("privkey.pem", key.serialize_pem()));
-    Pair { folder, authority, certificate, key }
+    Pair { _folder: folder, authority, certificate, key }
 }

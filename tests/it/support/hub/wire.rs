@@ -89,10 +89,12 @@ async fn converse(mut stream: TcpStream, state: &State, host: Host) -> Option<()
         };
         let range = if matches!(fault, Some(Fault::NoRange)) { (0, reply.body.size()) } else { reply.range };
         let status = if matches!(fault, Some(Fault::NoRange)) { 200 } else { reply.status };
-        let kept = reply.headers.iter().filter(|(name, _)| {
-            !(matches!(fault, Some(Fault::NoDigest)) && *name == "docker-content-digest")
-                && !(matches!(fault, Some(Fault::NoRange)) && *name == "content-range")
-        });
+        let dropped = match fault {
+            Some(Fault::NoDigest) => "docker-content-digest",
+            Some(Fault::NoRange) => "content-range",
+            _ => "",
+        };
+        let kept = reply.headers.iter().filter(|(name, _)| *name != dropped);
         let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         write_head(&mut stream, status, &headers, range.1 - range.0).await?;
         if request.method != "HEAD" {
