@@ -12,6 +12,7 @@
 mod blackbox;
 mod support;
 
+mod clients;
 mod conformance;
 mod disk;
 mod flights;
