@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use super::one_image;
 use crate::support::hub::{Fault, Host};
 use crate::support::mirror::{Setup, TIDEGATE};
+use crate::support::process::Signal;
 use crate::support::pull::{self, get, open};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +98,7 @@ async fn check_18_sigterm_finishes_what_is_under_way() {
     hub.fault(Host::Cdn, "GET", Fault::Gate(300_000));
     let mut pulled = open(&super::layer(&mirror, &image)).await;
     let first = pulled.chunk().await.unwrap().unwrap();
-    mirror.signal("TERM");
+    mirror.signal(Signal::TERM);
     mirror.logged("Draining connections");
     assert!(pull::client().get(mirror.url("/v2/")).send().await.is_err());
     hub.release();

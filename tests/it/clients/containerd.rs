@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{SCHEMES, Scene, text};
 use crate::support::PATIENCE;
 use crate::support::command::run;
+use crate::support::process::{Signal, signal_group};
 
 struct Containerd {
     process: Child,
@@ -77,7 +78,7 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", &format!("-{}", self.process.id())]).status();
+        signal_group(self.process.id(), Signal::KILL);
         let _ = self.process.wait();
     }
 }

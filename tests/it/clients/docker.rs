@@ -12,6 +12,7 @@ use crate::support::command::run_with;
 use crate::support::hub::{ACCOUNT, Fault, Host, Hub};
 use crate::support::image::{self, DOCKER};
 use crate::support::mirror::Setup;
+use crate::support::process::{Signal, signal, signal_group};
 
 /// Debian's own client, whatever else is in the path.
 const CLIENT: &str = "/usr/bin/docker";
@@ -90,12 +91,12 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         let id = self.process.id();
-        let _ = Command::new("kill").args(["-TERM", &id.to_string()]).status();
+        signal(id, Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(15);
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        let _ = Command::new("kill").args(["-KILL", &format!("-{id}")]).status();
+        signal_group(id, Signal::KILL);
         let _ = self.process.wait();
         if let Some(folder) = &self.certificates {
             let _ = std::fs::remove_dir_all(folder);

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::process::{self, Signal};
 
 /// The binary under test.
 pub const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -164,22 +165,20 @@ impl Mirror {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: &str) {
-        let sent =
-            Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().unwrap();
-        assert!(sent.success());
+    pub fn signal(&self, signal: Signal) {
+        assert!(process::signal(self.pid(), signal), "the mirror is gone");
     }
 
     /// Asks it to stop, and waits.
     pub fn stop(mut self) -> (Setup, ExitStatus) {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         let status = self.process.wait().unwrap();
         (self.setup.clone(), status)
     }
 
     /// Kills it, as the kernel or an impatient person would.
     pub fn kill(mut self) -> Setup {
-        self.signal("KILL");
+        self.signal(Signal::KILL);
         self.process.wait().unwrap();
         self.setup.clone()
     }
@@ -222,7 +221,7 @@ impl Drop for Mirror {
             self.log().iter().rev().take(40).rev().for_each(|line| eprintln!("tidegate: {line}"));
         }
         if matches!(self.process.try_wait(), Ok(None)) {
-            let _ = Command::new("kill").args(["-KILL", &self.pid().to_string()]).status();
+            process::signal(self.pid(), Signal::KILL);
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
