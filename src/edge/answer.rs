@@ -24,6 +24,9 @@ impl Answer {
     }
 }
 
+/// What is under a digest never changes; a year is the most that `registry` says.
+const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// A manifest.
@@ -55,7 +58,9 @@ pub fn blob(answer: BlobAnswer, asked: &HeaderMap, want: Want, poison: Poison) -
     let range = match wanted {
         Wanted::Whole => conditional::whole(answer.size),
         Wanted::Part(range) => range,
-        Wanted::Unsatisfiable => return Answer { response: unsatisfiable(answer.size), outcome },
+        Wanted::Unsatisfiable => {
+            return Answer { response: unsatisfiable(&answer.digest, answer.size), outcome };
+        }
     };
     let body = match answer.source {
         Some(source) if want == Want::Body => Body::delivered(source.read(range), range.length(), poison),
@@ -74,7 +79,7 @@ fn describe_blob(response: &mut Response<Body>, digest: &Digest, size: u64, rang
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.length()));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000"));
+    headers.insert(header::CACHE_CONTROL, FOREVER);
     identify(headers, digest);
     if partial {
         insert(
@@ -92,10 +97,14 @@ fn not_modified(digest: &Digest) -> Response<Body> {
     response
 }
 
-fn unsatisfiable(size: u64) -> Response<Body> {
+/// In the words of Go's server.
+fn unsatisfiable(digest: &Digest, size: u64) -> Response<Body> {
     let mut response =
-        super::failure::text(StatusCode::RANGE_NOT_SATISFIABLE, "the range lies outside of the blob\n");
-    insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{size}"));
+        super::failure::text(StatusCode::RANGE_NOT_SATISFIABLE, "invalid range: failed to overlap\n");
+    let headers = response.headers_mut();
+    insert(headers, header::CONTENT_RANGE, &format!("bytes */{size}"));
+    headers.insert(header::CACHE_CONTROL, FOREVER);
+    identify(headers, digest);
     response
 }
 

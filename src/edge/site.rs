@@ -15,7 +15,7 @@ use crate::observe::access::{AccessLog, Entry};
 use crate::observe::health::Health;
 use crate::observe::metrics::{Kind, Metrics};
 use crate::registry::media_type::Accept;
-use crate::registry::route::{self, Page, Resource, Route, Source};
+use crate::registry::route::{self, Page, Refusal, Resource, Route, Source};
 use crate::registry::{Reference, RepositoryName};
 use crate::sys::{clock, entropy};
 
@@ -130,16 +130,23 @@ impl Site {
             query: head.uri.query().unwrap_or_default(),
             prefix: &self.0.prefix,
         };
-        let (subject, mut answer) = match request.route() {
+        let route = request.route();
+        if route == Ok(Route::Alive) {
+            return (NOTHING, alive());
+        }
+        let is_place = !matches!(route, Ok(Route::BaseWithoutSlash) | Err(Refusal::NotFound));
+        let (subject, mut answer) = match route {
+            Ok(route) => self.dispatch(route, head, poison).await,
             Err(refusal) => (NOTHING, failure::refusal(refusal)),
-            Ok(Route::Alive) => return (NOTHING, alive()),
-            Ok(route) => {
-                let (subject, mut answer) = self.dispatch(route, head, poison).await;
-                answer.response.headers_mut().extend(self.0.headers.iter().cloned());
-                (subject, answer)
-            }
         };
-        answer.response.headers_mut().insert(VERSION.0, VERSION.1);
+        let headers = answer.response.headers_mut();
+        headers.insert(VERSION.0, VERSION.1);
+        // As `registry` has it: on all answers of a place of the API, refusals included.
+        for (name, value) in self.0.headers.iter().filter(|_| is_place) {
+            if headers.get(name) != Some(value) {
+                headers.append(name, value.clone());
+            }
+        }
         (subject, answer)
     }
 
@@ -153,7 +160,7 @@ impl Site {
         match route {
             Route::Alive => (base, alive()),
             Route::Base => (base, Answer::plain(base_document())),
-            Route::BaseWithoutSlash => (base, Answer::plain(to_base(head.uri.path()))),
+            Route::BaseWithoutSlash => (base, Answer::plain(to_base(head))),
             Route::Catalog(page) => (Subject { handler: "catalog", kind: None }, self.catalog(&page, head)),
             Route::Repository { source, name, resource } => {
                 let subject = subject(&resource);
@@ -239,10 +246,21 @@ fn base_document() -> Response<Body> {
     response
 }
 
-fn to_base(path: &str) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+/// `/v2`: there is a slash missing. With the page that Go's server gives to a GET.
+fn to_base(head: &http::request::Parts) -> Response<Body> {
+    let target = format!("{}/", head.uri.path());
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    let page = match head.method {
+        Method::GET => Body::whole(format!("<a href=\"{target}\">Moved Permanently</a>.\n\n")),
+        _ => Body::empty(),
+    };
+    let mut response = Response::new(page);
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    insert(response.headers_mut(), header::LOCATION, &format!("{path}/"));
+    let headers = response.headers_mut();
+    if reads {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
+    insert(headers, header::LOCATION, &target);
     response
 }
 

@@ -13,6 +13,8 @@ pub enum Code {
     BlobUnknown,
     /// 404: an upload that never was.
     BlobUploadInvalid,
+    /// 404: an upload without a name.
+    BlobUploadUnknown,
     /// 400: not `algorithm:hex`.
     DigestInvalid,
     /// 404: the upstream does not know the manifest, or not for this repository.
@@ -49,7 +51,11 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::DigestInvalid | Self::NameInvalid | Self::PaginationNumberInvalid => 400,
-            Self::BlobUnknown | Self::BlobUploadInvalid | Self::ManifestUnknown | Self::NameUnknown => 404,
+            Self::BlobUnknown
+            | Self::BlobUploadInvalid
+            | Self::BlobUploadUnknown
+            | Self::ManifestUnknown
+            | Self::NameUnknown => 404,
             Self::Unsupported => 405,
             Self::TooManyRequests => 429,
             Self::Unknown => 500,
@@ -62,6 +68,7 @@ impl Code {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
@@ -79,6 +86,7 @@ impl Code {
         match self {
             Self::BlobUnknown => "blob unknown to registry",
             Self::BlobUploadInvalid => "blob upload invalid",
+            Self::BlobUploadUnknown => "blob upload unknown to registry",
             Self::DigestInvalid => "provided digest did not match uploaded content",
             Self::ManifestUnknown => "manifest unknown",
             Self::NameInvalid => "invalid repository name",

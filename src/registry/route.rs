@@ -3,10 +3,12 @@
 //! The path is read as it came: no percent-decoding, no case folding, no `.` or `//` clean-up. The grammar of names and
 //! digests allows none of these, so a path that needs them leads nowhere.
 
+use serde_json::json;
+
 use super::digest::Digest;
 use super::fault::{Code, Fault};
 use super::name::{NameError, RepositoryName};
-use super::reference::Reference;
+use super::reference::{Reference, ReferenceError};
 
 /// A place that a request may ask for.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,22 +153,17 @@ impl Request<'_> {
             }
             Place::UploadStart => match self.method {
                 "POST" => Err(Fault::new(Code::Unsupported).into()),
-                _ => self.allowed("POST", Err(Refusal::NotFound)),
+                _ => self.upload(Fault::new(Code::BlobUploadUnknown)),
             },
-            Place::Upload => match self.method {
-                "GET" | "HEAD" | "PATCH" | "PUT" | "DELETE" => {
-                    Err(Fault::new(Code::BlobUploadInvalid).into())
-                }
-                _ => self.allowed("DELETE, GET, HEAD, PATCH, PUT", Err(Refusal::NotFound)),
-            },
+            Place::Upload => self.upload(Fault::new(Code::BlobUploadInvalid).with_detail(json!({}))),
         }
     }
 
     fn manifest(&self, reference: &str) -> Result<Resource, Refusal> {
         let reference = match reference.parse() {
             Ok(reference) => reference,
-            Err(_) if reference.contains(':') => return Err(Fault::new(Code::DigestInvalid).into()),
-            Err(_) => return Err(Refusal::NotFound),
+            Err(ReferenceError::Digest(error)) => return Err(malformed_digest(error).into()),
+            Err(ReferenceError::Tag(_)) => return Err(Refusal::NotFound),
         };
         match self.method {
             "PUT" | "DELETE" => Err(Fault::new(Code::Unsupported).into()),
@@ -179,6 +176,14 @@ impl Request<'_> {
         match self.method {
             "DELETE" => Err(Fault::new(Code::Unsupported).into()),
             _ => self.allowed("DELETE, GET, HEAD", Ok(Resource::Blob(digest))),
+        }
+    }
+
+    /// There are no uploads; each method of one is told so.
+    fn upload(&self, fault: Fault) -> Result<Resource, Refusal> {
+        match self.method {
+            "GET" | "HEAD" | "PATCH" | "POST" | "PUT" | "DELETE" => Err(fault.into()),
+            _ => self.allowed("DELETE, GET, HEAD, PATCH, POST, PUT", Err(Refusal::NotFound)),
         }
     }
 
@@ -249,7 +254,8 @@ fn split_host(path: &str) -> (Option<&str>, &str) {
         return (None, path);
     };
     let rest = path.get(host.len() + 1..).unwrap_or_default();
-    let is_host = host.contains(['.', ':']) || host == "localhost";
+    let sound = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:_[]".contains(&b));
+    let is_host = sound && (host.contains(['.', ':']) || host == "localhost");
     if is_host && (rest == "/v2" || rest.starts_with("/v2/")) { (Some(host), rest) } else { (None, path) }
 }
 
@@ -261,14 +267,18 @@ fn read_name(text: &str) -> Result<RepositoryName, Refusal> {
 }
 
 fn read_digest(text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|error| Fault::new(Code::DigestInvalid).because(error).into())
+    text.parse().map_err(|error| malformed_digest(error).into())
+}
+
+/// With the empty detail that `registry` gives.
+fn malformed_digest(error: impl std::fmt::Display) -> Fault {
+    Fault::new(Code::DigestInvalid).with_detail(json!({})).because(error)
 }
 
 /// A number of list entries. One beyond 32 bits means "all there are", as any other large one.
 fn read_count(text: &str) -> Result<u32, Refusal> {
-    let refuse = || {
-        Refusal::from(Fault::new(Code::PaginationNumberInvalid).with_detail(serde_json::json!({ "n": text })))
-    };
+    let refuse =
+        || Refusal::from(Fault::new(Code::PaginationNumberInvalid).with_detail(json!({ "n": text })));
     match text.parse::<i64>() {
         Ok(count) if count >= 0 => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
         _ => Err(refuse()),

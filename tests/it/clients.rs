@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::mirror::{Mirror, Setup};
+use crate::support::network::{OUTSIDE, Outside};
 use crate::support::tls::{self, Pair};
 use peers::{Shelf, Upstream};
 
@@ -29,6 +30,7 @@ struct Scene {
     authority: Option<PathBuf>,
     folder: TempDir,
     _pair: Option<Pair>,
+    _outside: Outside,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -47,7 +49,10 @@ impl Scene {
         let upstream = Upstream::start().await;
         let shelf = Shelf::fill(&upstream.url).await;
         let pair = (scheme == Scheme::Https).then(tls::pair);
-        let setup = Setup::of(&upstream.url).with("TIDEGATE_PROXY_NAME", "docker.io");
+        let outside = Outside::add();
+        let setup = Setup::of(&upstream.url)
+            .with("TIDEGATE_PROXY_NAME", "docker.io")
+            .with("REGISTRY_HTTP_ADDR", &format!("{OUTSIDE}:0"));
         let setup = match &pair {
             Some(pair) => setup
                 .with("REGISTRY_HTTP_TLS_CERTIFICATE", pair.certificate.to_str().unwrap())
@@ -56,7 +61,16 @@ impl Scene {
         };
         let authority = pair.as_ref().map(|pair| pair.authority.clone());
         let folder = TempDir::new().unwrap();
-        Self { upstream, shelf, mirror: setup.start(), authority, folder, _pair: pair, _turn: turn }
+        Self {
+            upstream,
+            shelf,
+            mirror: setup.start(),
+            authority,
+            folder,
+            _pair: pair,
+            _outside: outside,
+            _turn: turn,
+        }
     }
 
     /// Stops the upstream, and restarts the mirror on the same address: clients keep their configuration.

@@ -4,6 +4,7 @@ pub mod command;
 pub mod hub;
 pub mod image;
 pub mod mirror;
+pub mod network;
 pub mod process;
 pub mod pull;
 pub mod tls;

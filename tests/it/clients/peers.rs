@@ -13,6 +13,14 @@ use crate::support::PATIENCE;
 use crate::support::image::{self, DOCKER, Family, OCI};
 use crate::support::pull::{ask, client};
 
+/// What the image of `registry` 2 has at its default path, in the words of its documentation.
+pub const IMAGE_CONFIG: &str = "version: 0.1
+log: {fields: {service: registry}}
+storage: {cache: {blobdescriptor: inmemory}, filesystem: {rootdirectory: /var/lib/registry}}
+http: {addr: ':5000', headers: {X-Content-Type-Options: [nosniff]}}
+health: {storagedriver: {enabled: true, interval: 10s, threshold: 3}}
+";
+
 pub struct Upstream {
     process: Option<Child>,
     pub url: String,
@@ -21,27 +29,26 @@ pub struct Upstream {
 
 impl Upstream {
     pub async fn start() -> Self {
-        Self::with("").await
+        Self::with(&[]).await
     }
 
-    /// With more configuration, such as a `proxy` section.
-    pub async fn with(more: &str) -> Self {
+    /// With variables besides those that its place needs.
+    pub async fn with(variables: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = folder.path().join("config.yml");
-        let root = folder.path().join("registry").display().to_string();
-        let text = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n{more}"
-        );
-        std::fs::write(&config, text).unwrap();
+        std::fs::write(&config, IMAGE_CONFIG).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", folder.path().join("registry"));
+        command.env("REGISTRY_HTTP_ADDR", format!("127.0.0.1:{port}"));
+        command.envs(variables.iter().copied());
         let process =
             command.spawn().expect("docker-registry is needed by the tests (tests/run installs it)");
         let upstream =
             Self { process: Some(process), url: format!("http://127.0.0.1:{port}"), _folder: folder };
         let deadline = Instant::now() + PATIENCE;
-        while client().get(format!("{}/v2/", upstream.url)).send().await.is_err() {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < deadline, "docker-registry does not listen");
             tokio::task::yield_now().await;
         }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-/// Files of a CA and of a server for 127.0.0.1 and localhost.
+use super::network::OUTSIDE;
+
+/// Files of a CA and of a server for localhost, 127.0.0.1 and [`OUTSIDE`].
 pub struct Pair {
     _folder: TempDir,
     pub authority: PathBuf,
@@ -20,7 +22,7 @@ pub fn pair() -> Pair {
     ours.distinguished_name.push(rcgen::DnType::CommonName, "tidegate test CA");
     let authority = CertifiedIssuer::self_signed(ours, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let names = ["localhost", "127.0.0.1", OUTSIDE].map(str::to_owned);
     let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
     let folder = TempDir::new().unwrap();
     let write = |name: &str, text: String| {

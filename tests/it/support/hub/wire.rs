@@ -165,8 +165,9 @@ async fn write_part(
     let (mut at, end) = range;
     while at < end {
         let step = body.step(at, end);
-        stream.write_all(&step).await.ok()?;
+        // Before it is sent: whoever has received it finds it counted.
         state.sent[host as usize].fetch_add(step.len() as u64, Ordering::SeqCst);
+        stream.write_all(&step).await.ok()?;
         at += step.len() as u64;
     }
     Some(at)
