@@ -14,9 +14,9 @@ pub mod deliver;
 pub mod fault;
 pub mod flight;
 pub mod freshness;
-pub mod negative;
 pub mod outcome;
 pub mod passing;
+pub mod recent;
 pub mod repository;
 
 mod adopt;
@@ -25,19 +25,21 @@ mod fill;
 mod links;
 mod list;
 mod manifest;
+mod referrers;
 mod tag;
+mod unpublished;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 pub use blob::BlobAnswer;
 pub use fault::Denial;
-pub use list::{CatalogPage, Next, ReferrersAnswer, TagsPage};
+pub use list::{CatalogPage, Next, TagsPage};
 pub use manifest::ManifestAnswer;
 pub use outcome::{Outcome, Stale};
+pub use referrers::ReferrersAnswer;
 pub use repository::Repository;
 
 use crate::index::{Index, RepoKey};
@@ -48,7 +50,7 @@ use crate::sys::collapse::Collapse;
 use crate::upstream::Upstream;
 use flight::Flights;
 use freshness::{Gate, Rules};
-use negative::Negatives;
+use recent::Recent;
 use repository::{Naming, NotServed};
 
 /// Most fills at once. Each holds one upstream connection, one file and about 1 MiB; a queue of waiting ones is served
@@ -63,6 +65,16 @@ const VERIFICATIONS_MAX: usize = 8;
 
 /// How long a host is not asked again for a digest that it gave wrong bytes for.
 const MISTRUST: Duration = Duration::from_secs(60);
+
+/// How long a manifest that could not be fetched is not asked for on behalf of a tag that moved to it, while what the tag
+/// pointed at before is at hand. A limited upstream counts such questions.
+const WITHHOLDING: Duration = Duration::from_secs(30);
+
+/// Most facts of each kind that are remembered for seconds (about 2 MB).
+const FACTS_MAX: usize = 10_000;
+
+/// Longest wait of a client for the first word of an answer. Clients give up at 10 s (CRI-O) to 30 s (containerd).
+const WORD_WAIT: Duration = Duration::from_millis(9_500);
 
 /// What the engine needs.
 #[derive(Debug)]
@@ -79,6 +91,8 @@ pub struct Parts {
     pub rules: Rules,
     /// How long an absence is remembered.
     pub negative: Duration,
+    /// Most tags in one answer to a client that names a number.
+    pub tags_max: u32,
     /// Where to count.
     pub metrics: Arc<Metrics>,
 }
@@ -91,16 +105,21 @@ pub struct Engine {
     index: Arc<Index>,
     naming: Naming,
     rules: Rules,
+    tags_max: u32,
     metrics: Arc<Metrics>,
     gate: Gate,
     flights: Flights,
-    negatives: Negatives<(RepoKey, Wanted)>,
-    mistrusted: Negatives<Digest>,
+    negatives: Recent<(RepoKey, Wanted)>,
+    withheld: Recent<(RepoKey, Digest), Stale>,
+    mistrusted: Recent<Digest>,
+    referrers: Recent<referrers::Question, ReferrersAnswer>,
+    referrer_questions: Collapse<referrers::Question, ReferrersAnswer>,
     heads: Collapse<(RepoKey, Tag), tag::Found>,
     fetches: Collapse<(RepoKey, Digest), manifest::Fetched>,
     confirmations: Collapse<(RepoKey, Digest), blob::Confirmed>,
-    unpublished: manifest::Unpublished,
+    unpublished: unpublished::Unpublished,
     linked: links::Linked,
+    linkings: Arc<Semaphore>,
     fills: Arc<Semaphore>,
     publications: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
@@ -132,16 +151,21 @@ impl Engine {
             index: Arc::new(parts.index),
             naming: parts.naming,
             rules: parts.rules,
+            tags_max: parts.tags_max,
             metrics: parts.metrics,
             gate: Gate::default(),
             flights: Flights::default(),
-            negatives: Negatives::new(parts.negative),
-            mistrusted: Negatives::new(MISTRUST),
+            negatives: Recent::new(parts.negative, FACTS_MAX),
+            withheld: Recent::new(WITHHOLDING, FACTS_MAX),
+            mistrusted: Recent::new(MISTRUST, FACTS_MAX),
+            referrers: Recent::new(referrers::REMEMBERED_FOR, referrers::REMEMBERED_MAX),
+            referrer_questions: Collapse::default(),
             heads: Collapse::default(),
             fetches: Collapse::default(),
             confirmations: Collapse::default(),
-            unpublished: manifest::Unpublished::default(),
+            unpublished: unpublished::Unpublished::default(),
             linked: links::Linked::default(),
+            linkings: Arc::new(Semaphore::new(links::LINKINGS_MAX)),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
@@ -179,16 +203,15 @@ impl Engine {
     }
 }
 
+/// An answer, or a denial when it takes too long. What was begun for it goes on without the client.
+async fn in_time<T>(
+    answer: impl Future<Output = Result<T, Denial>>,
+    late: impl FnOnce() -> Denial,
+) -> Result<T, Denial> {
+    tokio::time::timeout(WORD_WAIT, answer).await.unwrap_or_else(|_| Err(late()))
+}
+
 /// Runs blocking work on the pool. A panic in it is an I/O error of this one operation.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| std::io::Error::other(error.to_string()))
-}
-
-/// A JSON body and what it is.
-#[derive(Debug, Clone)]
-pub struct Listing {
-    /// The document.
-    pub body: Bytes,
-    /// Why it is what it is.
-    pub outcome: Outcome,
 }

@@ -23,7 +23,7 @@ use heed::types::Bytes;
 use heed::{Database, Env, WithTls};
 
 pub use crate::sys::files::Identity;
-pub use rows::{BlobKind, BlobRow, MemberRow, TagRow};
+pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
 pub use schema::{Batch, RepoKey};
 
 use crate::registry::{Digest, RepositoryName, Tag};

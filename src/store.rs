@@ -152,8 +152,12 @@ impl Store {
         files::identity(&partial.file())
     }
 
-    /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why.
-    pub fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+    /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why. Another
+    /// file that has taken its place meanwhile stays.
+    pub fn quarantine(&self, digest: &Digest, which: Identity) -> io::Result<()> {
+        if self.open_blob(digest)?.is_none_or(|found| found.identity != which) {
+            return Ok(());
+        }
         let target = self.layout.quarantined(digest, clock::unix_ms());
         match fs::rename(self.layout.blob(digest), target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

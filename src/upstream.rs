@@ -17,6 +17,7 @@ mod manifest;
 mod policy;
 mod resolver;
 mod token;
+mod transport;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,10 +28,11 @@ use url::Url;
 use crate::config::Account;
 pub use blob::Transfer;
 pub use budget::{Allowance, Budget};
-pub use client::SetupError;
+
 pub use error::{Class, FetchError};
 pub use list::{Referrers, TagList};
 pub use manifest::{FetchedManifest, ManifestHead};
+pub use transport::SetupError;
 
 /// What an upstream is made of.
 #[derive(Debug, Clone)]

@@ -146,7 +146,8 @@ fn parts(
         stale_for: config.tags.stale_for,
         serve_gone: !config.tags.refuse_gone,
     };
-    Ok(Parts { upstream, store, index, naming, rules, negative: config.tags.negative, metrics })
+    let (negative, tags_max) = (config.tags.negative, config.tags_max);
+    Ok(Parts { upstream, store, index, naming, rules, negative, tags_max, metrics })
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.

@@ -25,13 +25,13 @@ pub fn catalog(page: &CatalogPage, path: &str) -> Answer {
 
 /// An OCI index of referrers.
 pub fn referrers(answer: ReferrersAnswer) -> Answer {
-    let mut response = Response::new(Body::whole(answer.listing.body));
+    let mut response = Response::new(Body::whole(answer.body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCI_INDEX));
     if answer.filtered {
         insert(headers, http::HeaderName::from_static("oci-filters-applied"), "artifactType");
     }
-    Answer { response, outcome: Some(answer.listing.outcome) }
+    Answer { response, outcome: Some(answer.outcome) }
 }
 
 /// A JSON document.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::fill::blob_row;
+use super::fill::{Landing, blob_row};
 use super::flight::{Boarding, Failure, Flight};
 use super::manifest::{self, Held};
 use super::{Repository, blocking};
@@ -17,7 +17,7 @@ use crate::store::{OpenBlob, Store};
 use crate::sys::files;
 
 /// A suspect of at most this size is verified before anything goes out, so that a damaged one is mended within the same
-/// request. A millisecond of hashing; larger ones would make a client wait.
+/// request: a millisecond of hashing. Of a larger one the headers go out at once, and a damaged one is cut.
 const VERIFIED_FIRST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Bytes read and hashed at a time.
@@ -38,47 +38,44 @@ impl Engine {
         let size = open.identity.size;
         let wrong_length = expected.is_some_and(|expected| expected != size);
         if wrong_length || (size == 0 && *digest != Digest::of(digest.algorithm(), b"")) {
-            self.set_aside(digest).await;
+            self.set_aside(digest, open.identity).await;
             return None;
         }
-        let flight = match self.flights.board(*digest, repository) {
+        let flight = match self.flights.board(*digest, repository, true) {
             Boarding::Joined(flight) => return Some(flight),
+            Boarding::Foreign => return None,
             Boarding::Started(flight) => flight,
         };
-        flight.open(Some(size), Arc::clone(&open.file));
-        let (engine, task) = (Arc::clone(self), Arc::clone(&flight));
-        let verified = tokio::spawn(async move { engine.verify(&task, open).await });
         if size > VERIFIED_FIRST_BYTES_MAX {
-            return Some(flight);
+            flight.open(Some(size), Arc::clone(&open.file));
         }
-        verified.await.unwrap_or(false).then_some(flight)
+        let (engine, task) = (Arc::clone(self), Arc::clone(&flight));
+        tokio::spawn(async move {
+            let guard = Landing::new(&engine, &task);
+            engine.verify(&task, open).await;
+            drop(guard);
+        });
+        Some(flight)
     }
 
-    /// Hashes the file, moving the watermark along; whether it is right.
-    async fn verify(self: &Arc<Self>, flight: &Arc<Flight>, open: OpenBlob) -> bool {
+    /// Hashes the file, moving the watermark along.
+    async fn verify(self: &Arc<Self>, flight: &Arc<Flight>, open: OpenBlob) {
         let _permit = self.verifications.acquire().await;
         let digest = flight.digest;
-        match self.hash(flight, &open).await {
-            Ok(got) if got == digest => {
-                flight.verified();
-                self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
-                self.flights.remove(&digest);
-                true
-            }
-            Ok(_) => {
-                self.set_aside(&digest).await;
-                self.flights.remove(&digest);
-                flight.fail(Failure::Mismatch);
-                false
-            }
-            Err(error) => {
-                tracing::error!(%digest, %error, "a stored blob can't be read; it is fetched again");
-                self.set_aside(&digest).await;
-                self.flights.remove(&digest);
-                flight.fail(Failure::Abandoned);
-                false
-            }
+        let hashed = self.hash(flight, &open).await;
+        if hashed.as_ref().is_ok_and(|got| *got == digest) {
+            self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
+            flight.open(Some(open.identity.size), open.file);
+            flight.verified();
+            self.flights.remove(flight);
+            return;
         }
+        if let Err(error) = hashed {
+            tracing::error!(%digest, %error, "a stored blob can't be read");
+        }
+        self.set_aside(&digest, open.identity).await;
+        self.flights.remove(flight);
+        flight.fail(Failure::Rotten);
     }
 
     async fn hash(&self, flight: &Arc<Flight>, open: &OpenBlob) -> std::io::Result<Digest> {
@@ -102,11 +99,11 @@ impl Engine {
         Ok(hasher.finish())
     }
 
-    async fn set_aside(&self, digest: &Digest) {
+    async fn set_aside(&self, digest: &Digest, which: files::Identity) {
         tracing::error!(%digest, "a stored blob does not match its digest; it is set aside and fetched again");
-        self.index.apply(Batch::new().remove_blob(*digest));
         let (store, digest) = (Arc::clone(&self.store), *digest);
-        if let Err(error) = blocking(move || store.quarantine(&digest)).await.and_then(|result| result) {
+        if let Err(error) = blocking(move || store.quarantine(&digest, which)).await.and_then(|result| result)
+        {
             tracing::error!(%digest, %error, "could not set a damaged blob aside");
         }
     }

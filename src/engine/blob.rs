@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::deliver::{CHUNK_BYTES, Source};
-use super::flight::{Boarding, Failure, Flight, HEADERS_WAIT};
+use super::flight::{Boarding, Failure, Flight};
 use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
-use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
+use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
 use crate::index::{Batch, MemberRow};
 use crate::registry::Digest;
 use crate::store::{OpenBlob, Store};
@@ -49,6 +49,15 @@ impl Engine {
         digest: &Digest,
         want: Want,
     ) -> Result<BlobAnswer, Denial> {
+        in_time(self.find_blob(repository, digest, want), fault::late_blob).await
+    }
+
+    async fn find_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<BlobAnswer, Denial> {
         if self.negatives.holds(&(repository.key, Wanted::Blob(*digest)), clock::monotonic()) {
             return Err(fault::blob_absent(digest));
         }
@@ -66,6 +75,7 @@ impl Engine {
                 let expected = member.and_then(|row| row.size);
                 match self.verify_adopted(repository, digest, open, expected).await {
                     Some(flight) => self.follow(repository, flight, outcome).await,
+                    // It is damaged and not in the tree any more.
                     None => self.blob_from_upstream(repository, digest, member, want).await,
                 }
             }
@@ -79,9 +89,7 @@ impl Engine {
         digest: &Digest,
         want: Want,
     ) -> (Held, Option<MemberRow>) {
-        if self.flights.find(digest).is_some() {
-            return (Held::Absent, self.index.member(&repository.key, digest));
-        }
+        let in_flight = self.flights.find(digest).is_some();
         let known =
             self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
         let indexed = self.index.member(&repository.key, digest);
@@ -90,7 +98,8 @@ impl Engine {
             let member = indexed.or_else(|| {
                 store.has_layer(&name, &digest).then(|| MemberRow { size: None, seen_ms: clock::unix_ms() })
             });
-            (open(&store, &digest, known, want), member)
+            // What is in flight is not in the tree yet, or not believed yet.
+            (if in_flight { Held::Absent } else { open(&store, &digest, known, want) }, member)
         });
         looked.await.unwrap_or((Held::Absent, indexed))
     }
@@ -122,13 +131,10 @@ impl Engine {
             engine.index.apply(Batch::new().put_member(target.key, wanted, member));
             Ok(size)
         });
-        match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
-            Ok(Some(Ok(size))) => Ok(size),
-            Ok(Some(Err(error))) => Err(self.deny_blob(repository, digest, &error)),
-            Ok(None) => Err(fault::blob_busy("the question failed", "the task of the question is gone")),
-            Err(_) => {
-                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
-            }
+        match ticket.wait().await {
+            Some(Ok(size)) => Ok(size),
+            Some(Err(error)) => Err(self.deny_blob(repository, digest, &error)),
+            None => Err(fault::blob_busy("the question failed", "the task of the question is gone")),
         }
     }
 
@@ -141,10 +147,7 @@ impl Engine {
         want: Want,
     ) -> Result<BlobAnswer, Denial> {
         if self.mistrusted.holds(digest, clock::monotonic()) {
-            return Err(fault::blob_busy(
-                "the upstream gave wrong bytes for this digest",
-                "wrong bytes moments ago",
-            ));
+            return Err(fault::blob_busy(fault::WRONG, "wrong bytes moments ago"));
         }
         if want == Want::Head {
             let size = self.confirm_blob(repository, digest).await?.or(member.and_then(|row| row.size));
@@ -152,26 +155,30 @@ impl Engine {
                 .ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
             return Ok(BlobAnswer { outcome: Outcome::Miss, digest: *digest, size, source: None });
         }
-        if member.is_none() && self.flights.find(digest).is_some() {
+        let mut boarding = self.flights.board(*digest, repository, member.is_some());
+        if matches!(boarding, Boarding::Foreign) {
             self.confirm_blob(repository, digest).await?;
+            boarding = self.flights.board(*digest, repository, true);
         }
-        let expected = member.and_then(|row| row.size);
-        let (flight, outcome) = match self.flights.board(*digest, repository) {
+        let (flight, outcome) = match boarding {
             Boarding::Joined(flight) if flight.is_verified() => (flight, Outcome::Hit),
             Boarding::Joined(flight) => (flight, Outcome::Collapsed),
-            Boarding::Started(flight) if self.landed_meanwhile(&flight).await => (flight, Outcome::Hit),
             Boarding::Started(flight) => {
-                self.start_fill(Arc::clone(&flight), repository.clone(), expected);
+                // Without a pause before: a client that leaves now must not leave a flight that nobody fills.
+                self.start_fill(Arc::clone(&flight), repository.clone(), member.and_then(|row| row.size));
                 (flight, Outcome::Miss)
+            }
+            Boarding::Foreign => {
+                return Err(fault::blob_busy("the mirror is busy", "foreign though confirmed"));
             }
         };
         self.follow(repository, flight, outcome).await
     }
 
-    /// Whether another flight brought the blob after we had looked for it: then ours carries what that one stored, and
-    /// nothing is fetched again. The row is readable before a flight leaves the table, so looking after boarding is
-    /// enough.
-    async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
+    /// Whether another flight brought the blob after somebody had looked for it: then this one carries what that one
+    /// stored, and nothing is fetched again. The row is readable before a flight leaves the table, so looking once it is
+    /// boarded is enough.
+    pub(super) async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
         let Some(known) = self.index.blob(&digest).and_then(|row| row.identity) else { return false };
         let store = Arc::clone(&self.store);
@@ -180,7 +187,7 @@ impl Engine {
         flight.open(Some(held.identity.size), held.file);
         flight.commit(held.identity.size);
         flight.verified();
-        self.flights.remove(&digest);
+        self.flights.remove(flight);
         true
     }
 
@@ -196,11 +203,11 @@ impl Engine {
             Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(error)) => self.pass_through(repository, &digest, &error).await,
-            Err(Failure::Mismatch) => {
-                Err(fault::blob_busy("the upstream gave wrong bytes for this digest", "mismatch"))
-            }
-            Err(Failure::Slow) => {
-                Err(fault::blob_busy("the upstream did not answer in time", "no answer within the limit"))
+            Err(Failure::Mismatch) => Err(fault::blob_busy(fault::WRONG, "mismatch")),
+            // It is not in the tree any more, so this goes to the upstream.
+            Err(Failure::Rotten) => {
+                let member = self.index.member(&repository.key, &digest);
+                Box::pin(self.blob_from_upstream(repository, &digest, member, Want::Body)).await
             }
             Err(Failure::Abandoned) => {
                 Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone"))
@@ -217,11 +224,7 @@ impl Engine {
     ) -> Result<BlobAnswer, Denial> {
         tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
-        let opened =
-            tokio::time::timeout(HEADERS_WAIT, self.upstream.blob(&repository.name, digest, 0)).await;
-        let opened = opened.map_err(|_| {
-            fault::blob_busy("the upstream did not answer in time", "no answer within the limit")
-        })?;
+        let opened = self.upstream.blob(&repository.name, digest, 0).await;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
         let source = Source::Passing(Box::new(Passing::new(transfer, *digest)));
@@ -236,7 +239,7 @@ impl Engine {
         error: &Arc<FetchError>,
     ) -> Denial {
         if error.class() == Class::Absent {
-            self.negatives.add((repository.key, Wanted::Blob(*digest)), clock::monotonic());
+            self.negatives.add((repository.key, Wanted::Blob(*digest)), (), clock::monotonic());
         }
         fault::blob(digest, error)
     }

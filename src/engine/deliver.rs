@@ -21,7 +21,7 @@ pub const CHUNK_BYTES: u64 = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
     /// What was sent is wrong: the connection is reset, not closed.
-    #[error("the upstream's bytes do not hash to the digest")]
+    #[error("the bytes do not hash to the digest")]
     Wrong,
     /// The flight failed for another reason.
     #[error("the transfer from the upstream failed: {0:?}")]
@@ -136,7 +136,7 @@ impl FlightReader {
             self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
         let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
         match (&now.phase, &now.file) {
-            (Phase::Failed(Failure::Mismatch), _) => Err(Cut::Wrong),
+            (Phase::Failed(Failure::Mismatch | Failure::Rotten), _) => Err(Cut::Wrong),
             (Phase::Failed(failure), _) => Err(Cut::Flight(failure.clone())),
             (_, Some(file)) => Ok((Arc::clone(file), now.readable())),
             (_, None) => Err(Cut::Flight(Failure::Abandoned)),

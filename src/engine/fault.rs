@@ -4,6 +4,8 @@
 //! The statuses are chosen by what clients do with them. A manifest gets 503, on which every client turns to the next
 //! registry at once; a layer gets 429, since dockerd repeats a 5xx for 75 s and turns away at once on a 429.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,11 @@ const DOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// When to come back for a blob: clients of the podman family wait this long and try again.
 const BLOB_WAIT: Duration = Duration::from_secs(2);
+
+const LATE: &str = "the upstream did not answer in time";
+
+/// What is said of bytes that do not hash to their digest.
+pub const WRONG: &str = "the upstream gave wrong bytes for this digest";
 
 impl Denial {
     /// A denial found at the upstream.
@@ -73,12 +80,9 @@ pub fn manifest(reference: &Reference, error: &Arc<FetchError>) -> Denial {
     Denial::missed(match error.class() {
         Class::Absent => unknown_manifest(reference).because(error),
         Class::LoginRefused => unknown_manifest(reference).with_detail(login_refused()).because(error),
-        Class::Limited => {
-            unavailable("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error)
+        Class::Limited | Class::Slow | Class::Down | Class::Garbage => {
+            unavailable(reason(error), wait(error, DOWN_WAIT), error)
         }
-        Class::Slow => unavailable("the upstream did not answer in time", DOWN_WAIT, error),
-        Class::Down => unavailable("the upstream can't be reached", DOWN_WAIT, error),
-        Class::Garbage => unavailable("the upstream gave nothing that may be served", DOWN_WAIT, error),
     })
 }
 
@@ -87,22 +91,29 @@ pub fn blob(digest: &Digest, error: &Arc<FetchError>) -> Denial {
     Denial::missed(match error.class() {
         Class::Absent => unknown_blob(digest).because(error),
         Class::LoginRefused => unknown_blob(digest).with_detail(login_refused()).because(error),
-        Class::Limited => {
-            busy("the upstream is rate limiting this mirror", retry_after(error, LIMITED_WAIT), error)
+        Class::Limited | Class::Slow | Class::Down | Class::Garbage => {
+            busy(reason(error), wait(error, BLOB_WAIT), error)
         }
-        Class::Slow => busy("the upstream did not answer in time", BLOB_WAIT, error),
-        Class::Down => busy("the upstream can't be reached", BLOB_WAIT, error),
-        Class::Garbage => busy("the upstream gave nothing that may be served", BLOB_WAIT, error),
     })
 }
 
+/// A manifest that did not come while a client waits.
+pub fn late_manifest() -> Denial {
+    manifest_busy(LATE, "no answer within the limit")
+}
+
+/// A blob of which nothing came while a client waits.
+pub fn late_blob() -> Denial {
+    blob_busy(LATE, "no answer within the limit")
+}
+
 /// A blob that can't be given for a reason of our own.
-pub fn blob_busy(message: &'static str, cause: impl std::fmt::Display) -> Denial {
+pub fn blob_busy(message: &'static str, cause: impl Display) -> Denial {
     Denial::missed(busy(message, BLOB_WAIT, cause))
 }
 
 /// A manifest that can't be given for a reason of our own.
-pub fn manifest_busy(message: &'static str, cause: impl std::fmt::Display) -> Denial {
+pub fn manifest_busy(message: &'static str, cause: impl Display) -> Denial {
     Denial::missed(unavailable(message, DOWN_WAIT, cause))
 }
 
@@ -141,17 +152,38 @@ fn login_refused() -> serde_json::Value {
     json!({ "reason": "the upstream refused the account of this mirror" })
 }
 
-fn unavailable(message: &'static str, wait: Duration, cause: impl std::fmt::Display) -> Fault {
+/// The true reason, as far as it is a client's business: no hosts behind the upstream, no addresses.
+fn reason(error: &FetchError) -> Cow<'static, str> {
+    match error {
+        FetchError::RateLimited { .. } => "the upstream is rate limiting this mirror".into(),
+        FetchError::Timeout { .. } => LATE.into(),
+        FetchError::Unreachable { .. } => "the upstream can't be reached".into(),
+        FetchError::Status { status, .. } => format!("the upstream answered with status {status}").into(),
+        FetchError::Cut { .. } => "the upstream broke off".into(),
+        FetchError::WrongDigest { .. } => WRONG.into(),
+        FetchError::TooLarge { .. } => "the upstream sent more than is taken".into(),
+        FetchError::ForbiddenRedirect { .. } | FetchError::ForbiddenRealm { .. } => {
+            "the upstream points to where this mirror does not go; its log says where".into()
+        }
+        FetchError::Malformed { .. }
+        | FetchError::NotFound { .. }
+        | FetchError::Denied { .. }
+        | FetchError::LoginRefused { .. } => "the upstream gave nothing that may be served".into(),
+    }
+}
+
+/// When to come back.
+fn wait(error: &FetchError, otherwise: Duration) -> Duration {
+    match error {
+        FetchError::RateLimited { retry_after, .. } => retry_after.unwrap_or(LIMITED_WAIT),
+        _ => otherwise,
+    }
+}
+
+fn unavailable(message: impl Into<Cow<'static, str>>, wait: Duration, cause: impl Display) -> Fault {
     Fault::new(Code::Unavailable).with_message(message).with_retry_after(wait).because(cause)
 }
 
-fn busy(message: &'static str, wait: Duration, cause: impl std::fmt::Display) -> Fault {
+fn busy(message: impl Into<Cow<'static, str>>, wait: Duration, cause: impl Display) -> Fault {
     Fault::new(Code::TooManyRequests).with_message(message).with_retry_after(wait).because(cause)
-}
-
-fn retry_after(error: &FetchError, otherwise: Duration) -> Duration {
-    match error {
-        FetchError::RateLimited { retry_after: Some(wait), .. } => *wait,
-        _ => otherwise,
-    }
 }

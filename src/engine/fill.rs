@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use super::flight::{Failure, Flight};
 use super::{Engine, Repository, blocking};
-use crate::index::{Batch, BlobKind, BlobRow};
+use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::Digest;
 use crate::store::Partial;
 use crate::sys::{clock, files};
@@ -42,13 +42,9 @@ impl Engine {
     ) {
         let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
         tokio::spawn(async move {
-            let guard = Landing(Arc::clone(&fill.engine), Arc::clone(&fill.flight));
-            let permit = Arc::clone(&fill.engine.fills).acquire_owned().await;
-            let filled = fill.run().await;
-            drop(permit);
-            match filled {
-                Ok(partial) => fill.land(partial).await,
-                Err(failure) => fill.crash(failure),
+            let guard = Landing::new(&fill.engine, &fill.flight);
+            if !fill.engine.landed_meanwhile(&fill.flight).await {
+                fill.fly().await;
             }
             drop(guard);
         });
@@ -56,7 +52,6 @@ impl Engine {
 
     /// Publishes a verified partial and makes its row readable.
     async fn publish(self: &Arc<Self>, digest: Digest, partial: Partial) -> std::io::Result<()> {
-        let _permit = self.publications.acquire().await;
         let store = Arc::clone(&self.store);
         let identity = blocking(move || store.publish(partial, &digest)).await??;
         self.index.apply(Batch::new().put_blob(digest, blob_row(identity, false)));
@@ -79,6 +74,16 @@ pub(super) fn blob_row(identity: files::Identity, adopted: bool) -> BlobRow {
 }
 
 impl Fill {
+    async fn fly(&self) {
+        let permit = Arc::clone(&self.engine.fills).acquire_owned().await;
+        let filled = self.run().await;
+        drop(permit);
+        match filled {
+            Ok(partial) => self.land(partial).await,
+            Err(failure) => self.crash(failure),
+        }
+    }
+
     /// Fetches everything, and checks it.
     async fn run(&self) -> Result<Partial, Failure> {
         let (repository, transfer) = self.open().await?;
@@ -119,7 +124,7 @@ impl Fill {
                 return Err(Failure::Fetch(error));
             }
             self.engine.deny_blob(&repository, &self.flight.digest, &error);
-            match self.flight.deny(&repository.key) {
+            match self.flight.deny(&repository.key, Arc::clone(&error)) {
                 Some(next) => repository = next,
                 None => return Err(Failure::Fetch(error)),
             }
@@ -196,7 +201,7 @@ impl Fill {
             return Ok(partial);
         }
         tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
-        self.engine.mistrusted.add(self.flight.digest, clock::monotonic());
+        self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
         Err(Failure::Mismatch)
     }
 
@@ -204,29 +209,49 @@ impl Fill {
     /// be joined.
     async fn land(&self, partial: Partial) {
         let digest = self.flight.digest;
+        let size = Some(partial.written());
         self.flight.verified();
-        if let Err(error) = self.engine.publish(digest, partial).await {
-            tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
-        }
-        self.engine.flights.remove(&digest);
-        for claimant in self.flight.claimants() {
-            self.engine.link_layer(&claimant, &digest);
+        let _permit = self.engine.publications.acquire().await;
+        let published = self.engine.publish(digest, partial).await;
+        let claimants = self.flight.claimants();
+        let member = MemberRow { size, seen_ms: clock::unix_ms() };
+        let batch = claimants
+            .iter()
+            .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
+        self.engine.index.apply(batch);
+        self.engine.flights.remove(&self.flight);
+        match published {
+            Ok(()) => {
+                for claimant in claimants {
+                    self.engine.write_layer_link(&claimant, &digest).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
+            }
         }
     }
 
     fn crash(&self, failure: Failure) {
-        self.engine.flights.remove(&self.flight.digest);
+        self.engine.flights.remove(&self.flight);
         self.flight.fail(failure);
     }
 }
 
 /// Takes a flight out of the table however its task ends, even by a panic: then its readers are cut.
-struct Landing(Arc<Engine>, Arc<Flight>);
+pub(super) struct Landing(Arc<Engine>, Arc<Flight>);
+
+impl Landing {
+    /// Guards a flight.
+    pub(super) fn new(engine: &Arc<Engine>, flight: &Arc<Flight>) -> Self {
+        Self(Arc::clone(engine), Arc::clone(flight))
+    }
+}
 
 impl Drop for Landing {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.flights.remove(&self.1.digest);
+            self.0.flights.remove(&self.1);
             self.1.fail(Failure::Abandoned);
         }
     }

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -21,9 +20,6 @@ use crate::upstream::FetchError;
 /// is not complete; this one saves a small blob a second read.
 pub const HELD_BACK_BYTES: u64 = 16 * 1024;
 
-/// Longest wait of a client for the first word about a blob. Clients give up at 10 s (CRI-O) to 30 s (containerd).
-pub const HEADERS_WAIT: Duration = Duration::from_millis(9_500);
-
 /// One blob on its way.
 #[derive(Debug)]
 pub struct Flight {
@@ -33,11 +29,24 @@ pub struct Flight {
     claimants: Mutex<Claimants>,
 }
 
-/// Who asked, in order, and whom the upstream turned away.
+/// Who asked, in order, and whom the upstream turned away. All but the first were known to have a right to the blob when
+/// they came.
 #[derive(Debug, Default)]
 struct Claimants {
     waiting: Vec<Repository>,
-    denied: Vec<RepoKey>,
+    denied: Vec<(RepoKey, Arc<FetchError>)>,
+    /// Nobody is left to fetch it for: whoever comes now needs a flight of its own.
+    closed: bool,
+}
+
+/// What became of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Taken,
+    /// The flight is somebody else's, and nothing shows that the repository may have the blob.
+    Foreign,
+    /// The flight ends without the blob.
+    Closed,
 }
 
 /// How far a flight is.
@@ -77,8 +86,8 @@ pub enum Failure {
     Mismatch,
     /// Our disk would not take the bytes.
     Disk(Arc<std::io::Error>),
-    /// It says nothing: the upstream is still being waited for.
-    Slow,
+    /// The file of the tree that was to be verified is damaged; it was set aside, and the blob can be fetched anew.
+    Rotten,
     /// The task is gone, by a panic or at the stop of the server.
     Abandoned,
 }
@@ -86,7 +95,7 @@ pub enum Failure {
 impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
         let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
-        let claimants = Claimants { waiting: vec![first], denied: Vec::new() };
+        let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
         Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
     }
 
@@ -102,16 +111,15 @@ impl Flight {
         let opened = progress.wait_for(|now| {
             let over = matches!(now.phase, Phase::Verified | Phase::Failed(_));
             let flows = now.total.is_some_and(|total| total > HELD_BACK_BYTES) && now.file.is_some();
-            over || flows || self.denies(repository)
+            over || flows || self.denial(repository).is_some()
         });
-        let Ok(known) = tokio::time::timeout(HEADERS_WAIT, opened).await else {
-            return Err(Failure::Slow);
-        };
-        let known = known.map_err(|_| Failure::Abandoned)?;
+        let known = opened.await.map_err(|_| Failure::Abandoned)?;
+        if let Some(denial) = self.denial(repository) {
+            return Err(Failure::Fetch(denial));
+        }
         match (&known.phase, known.total) {
             (Phase::Failed(failure), _) => Err(failure.clone()),
-            (_, Some(total)) => Ok(total),
-            (_, None) => Err(Failure::Fetch(Arc::new(FetchError::NotFound { host: String::new() }))),
+            (_, total) => total.ok_or(Failure::Abandoned),
         }
     }
 
@@ -121,27 +129,37 @@ impl Flight {
     }
 
     /// A repository wants the blob too; if the ones before it are turned away, the flight goes on under it.
-    pub fn claim(&self, repository: &Repository) {
+    fn claim(&self, repository: &Repository, entitled: bool) -> Claim {
         let mut claimants = lock(&self.claimants);
-        if !claimants.waiting.iter().any(|waiting| waiting.key == repository.key) {
-            claimants.waiting.push(repository.clone());
+        let known = claimants.waiting.iter().any(|waiting| waiting.key == repository.key);
+        match (claimants.closed, known, entitled) {
+            (true, ..) => Claim::Closed,
+            (_, true, _) => Claim::Taken,
+            (_, false, false) => Claim::Foreign,
+            (_, false, true) => {
+                claimants.waiting.push(repository.clone());
+                claimants.denied.retain(|(denied, _)| *denied != repository.key);
+                Claim::Taken
+            }
         }
     }
 
     /// The upstream turned `repository` away: its readers are told, and the next claimant, if any, is returned.
-    pub fn deny(&self, repository: &RepoKey) -> Option<Repository> {
+    pub fn deny(&self, repository: &RepoKey, denial: Arc<FetchError>) -> Option<Repository> {
         let next = {
             let mut claimants = lock(&self.claimants);
-            claimants.denied.push(*repository);
+            claimants.denied.push((*repository, denial));
             claimants.waiting.retain(|waiting| waiting.key != *repository);
+            claimants.closed = claimants.waiting.is_empty();
             claimants.waiting.first().cloned()
         };
         self.progress.send_modify(|progress| progress.denials += 1);
         next
     }
 
-    fn denies(&self, repository: &RepoKey) -> bool {
-        lock(&self.claimants).denied.contains(repository)
+    fn denial(&self, repository: &RepoKey) -> Option<Arc<FetchError>> {
+        let claimants = lock(&self.claimants);
+        claimants.denied.iter().find(|(denied, _)| denied == repository).map(|(_, denial)| Arc::clone(denial))
     }
 
     /// Everybody who asked and was not turned away.
@@ -199,6 +217,8 @@ pub struct Flights {
 pub enum Boarding {
     /// It was there.
     Joined(Arc<Flight>),
+    /// It was there, for others; the repository has to show that it may have the blob.
+    Foreign,
     /// It is new: the caller starts its task.
     Started(Arc<Flight>),
 }
@@ -209,21 +229,28 @@ impl Flights {
         lock(&self.table).get(digest).cloned()
     }
 
-    /// Joins the flight for `digest` or begins one.
-    pub fn board(&self, digest: Digest, repository: &Repository) -> Boarding {
+    /// Joins the flight for `digest` or begins one. `entitled`: the repository is known to have a right to the blob.
+    /// Another one may begin a flight, which the upstream then grants or denies, but not join one.
+    pub fn board(&self, digest: Digest, repository: &Repository, entitled: bool) -> Boarding {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(&digest) {
-            flight.claim(repository);
-            return Boarding::Joined(Arc::clone(flight));
+            match flight.claim(repository, entitled) {
+                Claim::Taken => return Boarding::Joined(Arc::clone(flight)),
+                Claim::Foreign => return Boarding::Foreign,
+                Claim::Closed => {}
+            }
         }
         let flight = Arc::new(Flight::new(digest, repository.clone()));
         table.insert(digest, Arc::clone(&flight));
         Boarding::Started(flight)
     }
 
-    /// Takes a flight out of the table: what it fetched is found without it, or it failed.
-    pub fn remove(&self, digest: &Digest) {
-        lock(&self.table).remove(digest);
+    /// Takes a flight out of the table: what it fetched is found without it, or it failed. Another one in its place stays.
+    pub fn remove(&self, flight: &Arc<Flight>) {
+        let mut table = lock(&self.table);
+        if table.get(&flight.digest).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            table.remove(&flight.digest);
+        }
     }
 
     /// How many are under way.

@@ -12,6 +12,9 @@ use crate::sys::sync::lock;
 /// found by reading it.
 const LINKED_MAX: usize = 65_536;
 
+/// Most layer links on their way to the disk; a disk that hangs must not take the blocking pool with them.
+pub const LINKINGS_MAX: usize = 64;
+
 /// Most tags of one repository that are looked through when a manifest arrives that some of them may name.
 const TAGS_MAX: usize = 1_000;
 
@@ -22,32 +25,56 @@ pub struct Linked {
 }
 
 impl Linked {
-    /// Remembers the link; whether it was new.
-    fn insert(&self, repository: RepoKey, digest: Digest) -> bool {
+    fn knows(&self, repository: RepoKey, digest: Digest) -> bool {
+        lock(&self.known).contains(&(repository, digest))
+    }
+
+    fn insert(&self, repository: RepoKey, digest: Digest) {
         let mut known = lock(&self.known);
         if known.len() >= LINKED_MAX {
             known.clear();
         }
-        known.insert((repository, digest))
+        known.insert((repository, digest));
     }
 }
 
 impl Engine {
-    /// Sees to the layer link of a blob that was just given out for a repository, in the background.
+    /// Sees to the layer link of a blob that was just given out for a repository, in the background. The first time only:
+    /// one that is not written for want of room is written at a later request.
     pub(super) fn link_layer(self: &Arc<Self>, repository: &Repository, digest: &Digest) {
-        if !self.linked.insert(repository.key, *digest) {
+        if self.linked.knows(repository.key, *digest) {
             return;
         }
+        // No room: the next request for it tries again.
+        let Ok(permit) = Arc::clone(&self.linkings).try_acquire_owned() else { return };
+        let (engine, repository, digest) = (Arc::clone(self), repository.clone(), *digest);
+        tokio::spawn(async move {
+            engine.write_layer_link(&repository, &digest).await;
+            drop(permit);
+        });
+    }
+
+    /// Writes the link of a blob that is in the tree.
+    pub(super) async fn write_layer_link(&self, repository: &Repository, digest: &Digest) {
+        self.linked.insert(repository.key, *digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.link_layer(&name, &digest) {
-                tracing::warn!(%digest, repository = %name, %error, "could not write the layer link");
-            }
+        let written = blocking(move || store.link_layer(&name, &digest)).await;
+        if let Err(error) = written.and_then(|result| result) {
+            tracing::warn!(%digest, repository = %repository.name, %error, "could not write the layer link");
+        }
+    }
+
+    /// Sees to the links of a manifest that is in the tree, in the background.
+    pub(super) fn link_manifest(self: &Arc<Self>, repository: &Repository, digest: &Digest) {
+        let (engine, repository, digest) = (Arc::clone(self), repository.clone(), *digest);
+        tokio::spawn(async move {
+            let _permit = engine.publications.acquire().await;
+            engine.write_manifest_links(&repository, &digest).await;
         });
     }
 
     /// Writes the links of a manifest and of the tags that name it. After its data, so that no link ever dangles.
-    pub(super) async fn link_manifest(&self, repository: &Repository, digest: &Digest) {
+    pub(super) async fn write_manifest_links(&self, repository: &Repository, digest: &Digest) {
         let tags = self.tags_naming(repository, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let written = blocking(move || {

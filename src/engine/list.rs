@@ -1,17 +1,13 @@
-//! Lists: tags, the catalogue, referrers.
+//! Lists: tags and the catalogue.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::json;
 
 use super::outcome::Outcome;
-use super::{Denial, Engine, Listing, Repository, fault};
+use super::{Denial, Engine, Repository, fault};
 use crate::registry::route::Page;
-use crate::registry::{Code, Digest, Fault, Tag};
-
-/// Most tags in one answer to a client that names a number; as `registry` 3.1 clamps it.
-const TAGS_MAX: u32 = 1_000;
+use crate::registry::{Code, Fault, Tag};
 
 /// Most tags of our own given to a client that names no number.
 const KNOWN_TAGS_MAX: usize = 100_000;
@@ -51,19 +47,11 @@ pub struct Next {
     pub n: u32,
 }
 
-/// An answer to a question for referrers.
-#[derive(Debug, Clone)]
-pub struct ReferrersAnswer {
-    /// An OCI index.
-    pub listing: Listing,
-    /// Whether the upstream filtered by artifact type.
-    pub filtered: bool,
-}
-
 impl Engine {
-    /// The tags of a repository: the upstream's, or those known here when it can't be asked.
+    /// The tags of a repository: the upstream's, or those known here when it can't be asked. A number over the maximum is
+    /// as good as the maximum.
     pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagsPage, Denial> {
-        let n = page.n.map(|n| n.min(TAGS_MAX));
+        let n = page.n.map(|n| n.min(self.tags_max));
         if n == Some(0) {
             return Ok(TagsPage { tags: Vec::new(), next: None, outcome: Outcome::Bypass });
         }
@@ -95,26 +83,6 @@ impl Engine {
         repositories.truncate(wanted);
         let next = repositories.last().filter(|_| more).map(|last| Next { last: last.clone(), n });
         Ok(CatalogPage { repositories, next })
-    }
-
-    /// What refers to a manifest: the upstream's answer, or an empty index from one that has no such list or can't be
-    /// asked. A 404 would send dockerd to Docker Hub on every pull.
-    pub async fn referrers(
-        &self,
-        repository: &Repository,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> ReferrersAnswer {
-        let answer = self.upstream.referrers(&repository.name, subject, artifact_type).await;
-        let (body, filtered) = match answer {
-            Ok(Some(referrers)) => (referrers.bytes, referrers.filtered),
-            Ok(None) => (empty_index(), false),
-            Err(error) => {
-                tracing::debug!(%subject, repository = %repository.name, %error, "no referrers from the upstream");
-                (empty_index(), false)
-            }
-        };
-        ReferrersAnswer { listing: Listing { body, outcome: Outcome::Bypass }, filtered }
     }
 
     /// Takes in the names of the repositories of a volume that another program filled, so that the catalogue has them.
@@ -158,11 +126,6 @@ fn cut_page(
     TagsPage { tags, next, outcome }
 }
 
-fn empty_index() -> Bytes {
-    let media_type = crate::registry::media_type::OCI_INDEX;
-    Bytes::from(json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": [] }).to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,14 +146,5 @@ mod tests {
         check(Some(2), Some("b"), true, &["c", "d"], Some("d"));
         check(Some(4), None, false, &["a", "b", "c", "d"], None);
         check(None, Some("c"), false, &["d"], None);
-    }
-
-    #[test]
-    fn the_empty_index_is_an_index() {
-        let parsed: serde_json::Value = serde_json::from_slice(&empty_index()).unwrap();
-        assert_eq!(
-            (parsed["schemaVersion"].as_i64(), parsed["manifests"].as_array().map(Vec::len)),
-            (Some(2), Some(0))
-        );
     }
 }

@@ -1,19 +1,17 @@
 //! Manifests: bytes that are stored and given out as they came, with the type that the upstream gave them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::flight::HEADERS_WAIT;
 use super::outcome::Outcome;
-use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
+use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
 use crate::registry::{Digest, Manifest, MediaType, Reference};
 use crate::store::Store;
-use crate::sys::{clock, files, sync::lock};
-use crate::upstream::{FetchError, FetchedManifest};
+use crate::sys::{clock, files};
+use crate::upstream::{Class, FetchError, FetchedManifest};
 
 /// A manifest for a client.
 #[derive(Debug, Clone)]
@@ -53,12 +51,6 @@ pub struct Present {
 /// The result of a fetch that several may wait for.
 pub type Fetched = Result<Held, Arc<FetchError>>;
 
-/// Manifests whose files are not published yet.
-#[derive(Debug, Default)]
-pub struct Unpublished {
-    held: Mutex<HashMap<Digest, Held>>,
-}
-
 impl Held {
     /// The answer for a client.
     pub fn answer(self, outcome: Outcome) -> ManifestAnswer {
@@ -76,6 +68,16 @@ impl Held {
 impl Engine {
     /// A manifest by digest.
     pub async fn manifest_by_digest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<ManifestAnswer, Denial> {
+        in_time(self.find_manifest(repository, digest, want), fault::late_manifest).await
+    }
+
+    /// The same, with no limit of time but those of the questions to the upstream.
+    pub(super) async fn find_manifest(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
@@ -106,18 +108,15 @@ impl Engine {
     ) -> Result<ManifestAnswer, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.fetches.join((repository.key, *digest), || async move {
-            let fetched =
-                engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await.map_err(Arc::new)?;
-            engine.keep_manifest(&target, fetched).await
+            let fetched = engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await;
+            let fetched = fetched.inspect_err(|error| engine.failed(error)).map_err(Arc::new)?;
+            engine.keep_manifest(&target, fetched)
         });
         let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
-        match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
-            Ok(Some(Ok(held))) => Ok(held.answer(outcome)),
-            Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
-            Ok(None) => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
-            Err(_) => {
-                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
-            }
+        match ticket.wait().await {
+            Some(Ok(held)) => Ok(held.answer(outcome)),
+            Some(Err(error)) => Err(self.deny_manifest(repository, &Reference::Digest(*digest), &error)),
+            None => Err(fault::manifest_busy("the fetch failed", "the task of the fetch is gone")),
         }
     }
 
@@ -143,25 +142,31 @@ impl Engine {
         }
     }
 
-    /// The denial for a failed fetch; an absence is remembered.
+    /// The denial for a failed fetch; that it failed is remembered for a while.
     pub(super) fn deny_manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
         error: &Arc<FetchError>,
     ) -> Denial {
-        if error.class() == crate::upstream::Class::Absent {
-            let wanted = match reference {
-                Reference::Tag(tag) => Wanted::Tag(tag.clone()),
-                Reference::Digest(digest) => Wanted::Manifest(*digest),
-            };
-            self.negatives.add((repository.key, wanted), clock::monotonic());
+        let (class, now) = (error.class(), clock::monotonic());
+        let wanted = match reference {
+            Reference::Tag(tag) => Wanted::Tag(tag.clone()),
+            Reference::Digest(digest) => {
+                if class != Class::Absent {
+                    self.withheld.add((repository.key, *digest), fault::staleness(class), now);
+                }
+                Wanted::Manifest(*digest)
+            }
+        };
+        if class == Class::Absent {
+            self.negatives.add((repository.key, wanted), (), now);
         }
         fault::manifest(reference, error)
     }
 
     /// Takes in what the upstream gave: checks what it is, makes it readable at once, and publishes it behind our back.
-    pub(super) async fn keep_manifest(
+    pub(super) fn keep_manifest(
         self: &Arc<Self>,
         repository: &Repository,
         fetched: FetchedManifest,
@@ -173,9 +178,11 @@ impl Engine {
         })?;
         self.metrics.pulled_manifest(fetched.bytes.len() as u64);
         let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
-        lock(&self.unpublished.held).insert(digest, held.clone());
+        self.withheld.remove(&(repository.key, digest));
         self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
-        self.publish_manifest(repository.clone(), held.clone(), manifest);
+        if self.unpublished.add(&held, repository) {
+            self.publish_manifest(held.clone(), manifest);
+        }
         Ok(held)
     }
 
@@ -198,7 +205,7 @@ impl Engine {
         })
     }
 
-    fn publish_manifest(self: &Arc<Self>, repository: Repository, held: Held, manifest: Manifest) {
+    fn publish_manifest(self: &Arc<Self>, held: Held, manifest: Manifest) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
             let _permit = engine.publications.acquire().await;
@@ -208,16 +215,18 @@ impl Engine {
             match published {
                 Ok(identity) => {
                     engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
-                    if manifest.read_by_registry_2 {
-                        engine.link_manifest(&repository, &digest).await;
+                    for repository in engine.unpublished.published(&digest) {
+                        if manifest.read_by_registry_2 {
+                            engine.write_manifest_links(&repository, &digest).await;
+                        }
+                        engine.adopt_children(&repository, &manifest).await;
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%digest, %error, "could not store a manifest; it is served uncached")
+                    engine.unpublished.refused(&digest);
+                    tracing::error!(%digest, %error, "could not store a manifest; it is kept in memory for now");
                 }
             }
-            lock(&engine.unpublished.held).remove(&digest);
-            engine.adopt_children(&repository, &manifest).await;
         });
     }
 
@@ -227,7 +236,7 @@ impl Engine {
     /// fill a revision link of the repository. Else a config, which is JSON too, could be had as a manifest.
     pub(super) async fn held_manifest(&self, repository: &Repository, digest: &Digest) -> Option<Present> {
         let indexed = self.index.member(&repository.key, digest).is_some();
-        if let Some(manifest) = lock(&self.unpublished.held).get(digest).cloned() {
+        if let Some(manifest) = self.unpublished.find(digest) {
             return Some(Present { manifest, member: indexed });
         }
         let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
@@ -255,6 +264,12 @@ impl Engine {
         Some(Present { manifest, member: indexed || linked })
     }
 
+    /// Whether a manifest is at hand, by what is known without looking at the disk.
+    pub(super) fn is_held_manifest(&self, digest: &Digest) -> bool {
+        self.unpublished.find(digest).is_some()
+            || self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest)
+    }
+
     /// Asks the upstream whether a manifest that we hold belongs to this repository too.
     async fn confirm_manifest(
         self: &Arc<Self>,
@@ -266,7 +281,7 @@ impl Engine {
         let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
         let member = MemberRow { size: head.size, seen_ms: clock::unix_ms() };
         self.index.apply(Batch::new().put_member(repository.key, *digest, member));
-        self.link_manifest(repository, digest).await;
+        self.link_manifest(repository, digest);
         Ok(())
     }
 }
@@ -303,7 +318,7 @@ pub(super) fn read(store: &Store, digest: &Digest) -> std::io::Result<Option<(By
     let bytes = files::read_at(&open.file, 0, length)?;
     if Digest::of(digest.algorithm(), &bytes) != *digest {
         tracing::error!(%digest, "a stored manifest does not match its digest; it is set aside and fetched again");
-        store.quarantine(digest)?;
+        store.quarantine(digest, open.identity)?;
         return Ok(None);
     }
     Ok(Some((bytes, open.identity)))

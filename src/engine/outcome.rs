@@ -70,6 +70,22 @@ impl Outcome {
         }
     }
 
+    /// The same for content that turned out to be held, so that nothing had to be fetched.
+    pub fn of_held(self) -> Self {
+        match self {
+            Self::Miss | Self::Collapsed => Self::Revalidated,
+            other => other,
+        }
+    }
+
+    /// Why it is stale, if it is.
+    pub fn staleness(self) -> Option<Stale> {
+        match self {
+            Self::Stale(why, _) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether the body came from what is held.
     pub fn is_hit(self) -> bool {
         matches!(self, Self::Hit | Self::Fresh(_) | Self::Revalidated | Self::Stale(..) | Self::Negative)

@@ -1,30 +1,24 @@
 //! Tags: names that move. One HEAD at the upstream for all who ask at once, then the manifest by digest, so that the
 //! digest in an answer is always that of its body.
+//!
+//! A tag that moved to a manifest that can't be had just now still leads to the one that it pointed at before: Docker Hub
+//! goes on answering HEADs while it limits GETs, and a client is better off with yesterday's image than with none.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flight::HEADERS_WAIT;
 use super::freshness::{CONFIRMATION_WAIT, Plan, Verdict, plan};
-use super::manifest::ManifestAnswer;
+use super::manifest::{Held, ManifestAnswer};
 use super::outcome::{Outcome, Stale};
-use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault};
-use crate::index::{Batch, MemberRow, TagRow};
+use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
+use crate::index::{Batch, Before, MemberRow, TagRow};
 use crate::registry::media_type::Accept;
-use crate::registry::{Digest, Manifest, MediaType, Reference, Tag};
-use crate::sys::clock;
+use crate::registry::{Manifest, Reference, Tag};
+use crate::sys::{clock, collapse::Ticket};
 use crate::upstream::{Class, FetchError, ManifestHead};
 
-/// What the upstream says about a tag.
-pub type Found = Result<Resolved, Arc<FetchError>>;
-
 /// Where a tag points, as the upstream just said.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    digest: Digest,
-    media_type: Option<MediaType>,
-    size: Option<u64>,
-}
+pub type Found = Result<TagRow, Arc<FetchError>>;
 
 /// The platform whose image stands in for a list, for clients that predate lists (as `registry` chooses it).
 const OLD_CLIENTS_PLATFORM: &str = "linux/amd64";
@@ -38,11 +32,14 @@ impl Engine {
         accept: Accept,
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
-        let answer = self.resolve_tag(repository, tag, want).await?;
-        if accept.wants_single_image() {
-            return Ok(self.single_image(repository, answer, want).await);
-        }
-        Ok(answer)
+        let found = async {
+            let answer = self.resolve_tag(repository, tag, want).await?;
+            match accept.wants_single_image() {
+                true => Ok(self.single_image(repository, answer, want).await),
+                false => Ok(answer),
+            }
+        };
+        in_time(found, fault::late_manifest).await
     }
 
     async fn resolve_tag(
@@ -54,12 +51,10 @@ impl Engine {
         let known = self.known_tag(repository, tag).await;
         let verdict = if known.is_some() { self.gate.verdict(clock::monotonic()) } else { Verdict::Open };
         match (plan(known.as_ref().map(age), &self.rules, verdict), known) {
-            (Plan::Serve(outcome), Some(row)) => {
-                self.tag_answer(repository, tag, &row.into(), outcome, want).await
-            }
+            (Plan::Serve(outcome), Some(row)) => self.tag_answer(repository, tag, &row, outcome, want).await,
             (Plan::ServeAndProbe(outcome), Some(row)) => {
-                self.ask_head(repository, tag);
-                self.tag_answer(repository, tag, &row.into(), outcome, want).await
+                self.ask_head(repository, tag, Some(&row));
+                self.tag_answer(repository, tag, &row, outcome, want).await
             }
             (_, Some(row)) => self.confirm_tag(repository, tag, row, want).await,
             (_, None) => self.ask_tag(repository, tag, want).await,
@@ -74,10 +69,12 @@ impl Engine {
         row: TagRow,
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
-        let mut ticket = self.ask_head(repository, tag);
+        let mut ticket = self.ask_head(repository, tag, Some(&row));
         let found = tokio::time::timeout(CONFIRMATION_WAIT, ticket.wait()).await;
         let (why, error) = match found {
-            Ok(Some(Ok(found))) => return self.confirmed_tag(repository, tag, row, &found, want).await,
+            Ok(Some(Ok(found))) => {
+                return self.tag_answer(repository, tag, &found, Outcome::Revalidated, want).await;
+            }
             Ok(Some(Err(error))) => (fault::staleness(error.class()), Some(error)),
             Ok(None) => (Stale::Down, None),
             Err(_) => {
@@ -87,35 +84,11 @@ impl Engine {
         };
         if self.rules.allow_stale(why, age(&row)) {
             let outcome = Outcome::Stale(why, age(&row));
-            return self.tag_answer(repository, tag, &row.into(), outcome, want).await;
+            return self.tag_answer(repository, tag, &row, outcome, want).await;
         }
         match error {
             Some(error) => Err(self.deny_manifest(repository, &Reference::Tag(tag.clone()), &error)),
-            None => Err(fault::manifest_busy(
-                "the upstream did not answer in time",
-                "the tag is too old to serve",
-            )),
-        }
-    }
-
-    /// The upstream confirmed a tag, or moved it. If the new manifest can't be had, the old one is better than none.
-    async fn confirmed_tag(
-        self: &Arc<Self>,
-        repository: &Repository,
-        tag: &Tag,
-        row: TagRow,
-        found: &Resolved,
-        want: Want,
-    ) -> Result<ManifestAnswer, Denial> {
-        let answer = self.tag_answer(repository, tag, found, Outcome::Revalidated, want).await;
-        let age = age(&row);
-        match answer {
-            Err(denial) if row.digest != found.digest && self.rules.allow_stale(Stale::Down, age) => {
-                let held = self.held_manifest(repository, &row.digest).await;
-                let stale = held.map(|held| held.manifest.answer(Outcome::Stale(Stale::Down, age)));
-                stale.ok_or(denial)
-            }
-            other => other,
+            None => Err(fault::late_manifest()),
         }
     }
 
@@ -130,58 +103,104 @@ impl Engine {
         if self.negatives.holds(&(repository.key, Wanted::Tag(tag.clone())), clock::monotonic()) {
             return Err(fault::manifest_absent(&reference));
         }
-        let mut ticket = self.ask_head(repository, tag);
+        let mut ticket = self.ask_head(repository, tag, None);
         let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
-        match tokio::time::timeout(HEADERS_WAIT, ticket.wait()).await {
-            Ok(Some(Ok(found))) => self.tag_answer(repository, tag, &found, outcome, want).await,
-            Ok(Some(Err(error))) => Err(self.deny_manifest(repository, &reference, &error)),
-            Ok(None) => Err(fault::manifest_busy("the question failed", "the task of the question is gone")),
-            Err(_) => {
-                Err(fault::manifest_busy("the upstream did not answer in time", "no answer within the limit"))
-            }
+        match ticket.wait().await {
+            Some(Ok(found)) => self.tag_answer(repository, tag, &found, outcome, want).await,
+            Some(Err(error)) => Err(self.deny_manifest(repository, &reference, &error)),
+            None => Err(fault::manifest_busy("the question failed", "the task of the question is gone")),
         }
     }
 
-    /// The answer for a tag that is known to point at `found`.
+    /// The answer for a tag that points at a manifest; if that can't be had now, for what it pointed at before.
     async fn tag_answer(
         self: &Arc<Self>,
         repository: &Repository,
         tag: &Tag,
-        found: &Resolved,
+        row: &TagRow,
         outcome: Outcome,
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
-        if let Some(held) = self.held_manifest(repository, &found.digest).await {
-            return Ok(held.manifest.answer(outcome));
+        if let Some(held) = self.held_manifest(repository, &row.digest).await {
+            return Ok(held.manifest.answer(outcome.of_held()));
         }
-        if let (Want::Head, Some(media_type), Some(size)) = (want, &found.media_type, found.size) {
-            let media_type = media_type.clone();
-            return Ok(ManifestAnswer { outcome, digest: found.digest, media_type, size, bytes: None });
+        let before = self.held_before(repository, row).await;
+        let withheld = self.withheld.find(&(repository.key, row.digest), clock::monotonic());
+        match (before, withheld.or(outcome.staleness())) {
+            (Some((before, age)), Some(why)) => Ok(before.answer(Outcome::Stale(why, age))),
+            (before, _) => match (want, &row.media_type, row.size) {
+                (Want::Head, Some(media_type), Some(size)) => {
+                    let (digest, media_type) = (row.digest, media_type.clone());
+                    Ok(ManifestAnswer { outcome, digest, media_type, size, bytes: None })
+                }
+                _ => self.fetch_for_tag(repository, tag, row, before).await,
+            },
         }
-        let fetched = self.fetch_manifest(repository, &found.digest).await;
-        fetched.map_err(|denial| retold(denial, tag))
     }
 
-    /// Asks the upstream where a tag points, together with all who ask now.
-    fn ask_head(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> crate::sys::collapse::Ticket<Found> {
-        let (engine, target, wanted) = (Arc::clone(self), repository.clone(), tag.clone());
-        self.heads.join((repository.key, tag.clone()), || async move {
-            let found = engine.head_of(&target, &wanted).await.map_err(Arc::new);
-            match &found {
-                Ok(resolved) => engine.learned(&target, &wanted, resolved).await,
-                Err(error) => engine.failed(error),
+    /// Fetches what a tag points at. While something else is at hand, nobody waits for it long.
+    async fn fetch_for_tag(
+        self: &Arc<Self>,
+        repository: &Repository,
+        tag: &Tag,
+        row: &TagRow,
+        before: Option<(Held, Duration)>,
+    ) -> Result<ManifestAnswer, Denial> {
+        let fetch = self.fetch_manifest(repository, &row.digest);
+        let Some((before, age)) = before else {
+            return fetch.await.map_err(|denial| retold(denial, tag));
+        };
+        let key = (repository.key, row.digest);
+        let why = match tokio::time::timeout(CONFIRMATION_WAIT, fetch).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(_)) => self.withheld.find(&key, clock::monotonic()).unwrap_or(Stale::Down),
+            Err(_) => {
+                self.withheld.add(key, Stale::Slow, clock::monotonic());
+                Stale::Slow
             }
-            found
+        };
+        Ok(before.answer(Outcome::Stale(why, age)))
+    }
+
+    /// The manifest that a tag pointed at before it moved, if it is held and young enough to serve.
+    async fn held_before(&self, repository: &Repository, row: &TagRow) -> Option<(Held, Duration)> {
+        let before = row.before?;
+        let age = since(before.validated_ms);
+        if !self.rules.allow_stale(Stale::Down, age) {
+            return None;
+        }
+        Some((self.held_manifest(repository, &before.digest).await?.manifest, age))
+    }
+
+    /// Asks the upstream where a tag points, together with all who ask now. `known` is where it pointed so far.
+    fn ask_head(
+        self: &Arc<Self>,
+        repository: &Repository,
+        tag: &Tag,
+        known: Option<&TagRow>,
+    ) -> Ticket<Found> {
+        let (engine, target, wanted, known) =
+            (Arc::clone(self), repository.clone(), tag.clone(), known.cloned());
+        self.heads.join((repository.key, tag.clone()), || async move {
+            match engine.head_of(&target, &wanted).await {
+                Ok(head) => Ok(engine.learned(&target, &wanted, head, known)),
+                Err(error) => {
+                    engine.failed(&error);
+                    Err(Arc::new(error))
+                }
+            }
         })
     }
 
-    async fn head_of(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> Result<Resolved, FetchError> {
+    /// What the upstream's HEAD says; the row has no past yet.
+    async fn head_of(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> Result<TagRow, FetchError> {
         let reference = Reference::Tag(tag.clone());
+        let validated_ms = clock::unix_ms();
         match self.upstream.manifest_head(&repository.name, &reference).await? {
             ManifestHead { digest: Some(digest), media_type, size } => {
-                Ok(Resolved { digest, media_type, size })
+                Ok(TagRow { digest, media_type, size, validated_ms, before: None })
             }
-            _ => self.get_by_tag(repository, &reference).await,
+            _ => self.get_by_tag(repository, &reference, validated_ms).await,
         }
     }
 
@@ -190,46 +209,56 @@ impl Engine {
         self: &Arc<Self>,
         repository: &Repository,
         reference: &Reference,
-    ) -> Result<Resolved, FetchError> {
+        validated_ms: u64,
+    ) -> Result<TagRow, FetchError> {
         let fetched = self.upstream.manifest(&repository.name, reference).await?;
         let host = self.upstream.host().to_owned();
-        let held = self.keep_manifest(repository, fetched).await;
+        let held = self.keep_manifest(repository, fetched);
         let held = held.map_err(|_| FetchError::Malformed { host, what: "a manifest that is none" })?;
         let size = u64::try_from(held.bytes.len()).ok();
-        Ok(Resolved { digest: held.digest, media_type: Some(held.media_type), size })
+        let media_type = Some(held.media_type);
+        Ok(TagRow { digest: held.digest, media_type, size, validated_ms, before: None })
     }
 
     /// The upstream spoke: the row is new, the gate is open, and a tag that moved to what is held gets its link.
-    async fn learned(&self, repository: &Repository, tag: &Tag, resolved: &Resolved) {
+    fn learned(
+        self: &Arc<Self>,
+        repository: &Repository,
+        tag: &Tag,
+        head: TagRow,
+        known: Option<TagRow>,
+    ) -> TagRow {
         self.gate.open();
-        let before = self.index.tag(&repository.key, tag);
-        let now = clock::unix_ms();
-        let row = TagRow {
-            digest: resolved.digest,
-            media_type: resolved.media_type.clone(),
-            size: resolved.size,
-            fetched_ms: before
-                .as_ref()
-                .filter(|row| row.digest == resolved.digest)
-                .map_or(now, |row| row.fetched_ms),
-            validated_ms: now,
-        };
-        let member = MemberRow { size: resolved.size, seen_ms: now };
+        let last = self.index.tag(&repository.key, tag).or(known);
+        let moved = last.as_ref().is_none_or(|last| last.digest != head.digest);
+        let held = self.is_held_manifest(&head.digest);
+        let before = last.filter(|_| !held).and_then(|last| self.before(&last, &head));
+        let row = TagRow { before, ..head };
+        let member = MemberRow { size: row.size, seen_ms: row.validated_ms };
         let batch = Batch::new()
             .put_repository(self.naming.upstream(), &repository.name)
-            .put_tag(repository.key, tag, row)
-            .put_member(repository.key, resolved.digest, member);
+            .put_tag(repository.key, tag, row.clone())
+            .put_member(repository.key, row.digest, member);
         self.index.apply(batch);
-        let moved = before.is_none_or(|row| row.digest != resolved.digest);
-        if moved && self.index.blob(&resolved.digest).is_some() {
-            self.link_manifest(repository, &resolved.digest).await;
+        if moved && held {
+            self.link_manifest(repository, &row.digest);
         }
+        row
     }
 
-    /// The upstream failed. An answer about this tag alone says nothing about the others.
-    fn failed(&self, error: &FetchError) {
-        if error.class() != Class::Absent {
-            self.gate.close(fault::staleness(error.class()), clock::monotonic());
+    /// Where a tag pointed before: the newest manifest of its past that is held.
+    fn before(&self, last: &TagRow, head: &TagRow) -> Option<Before> {
+        if last.digest != head.digest && self.is_held_manifest(&last.digest) {
+            return Some(Before { digest: last.digest, validated_ms: last.validated_ms });
+        }
+        last.before
+    }
+
+    /// The upstream failed. What it says of one thing alone, be it nonsense, says nothing about the others.
+    pub(super) fn failed(&self, error: &FetchError) {
+        let class = error.class();
+        if !matches!(class, Class::Absent | Class::Garbage) {
+            self.gate.close(fault::staleness(class), clock::monotonic());
         }
     }
 
@@ -241,7 +270,7 @@ impl Engine {
         let (store, name, asked) = (Arc::clone(&self.store), repository.name.clone(), tag.clone());
         let digest = blocking(move || store.read_tag(&name, &asked)).await.ok().flatten()?;
         self.held_manifest(repository, &digest).await?;
-        Some(TagRow { digest, media_type: None, size: None, fetched_ms: 0, validated_ms: 0 })
+        Some(TagRow { digest, media_type: None, size: None, validated_ms: 0, before: None })
     }
 
     /// Whether a HEAD at least can be answered from the row: a tag that was only ever asked by HEAD is known without
@@ -265,22 +294,18 @@ impl Engine {
         else {
             return answer;
         };
-        match self.manifest_by_digest(repository, &child, want).await {
-            Ok(image) => image,
-            Err(_) => answer,
-        }
+        self.find_manifest(repository, &child, want).await.unwrap_or(answer)
     }
 }
 
-impl From<TagRow> for Resolved {
-    fn from(row: TagRow) -> Self {
-        Self { digest: row.digest, media_type: row.media_type, size: row.size }
-    }
-}
-
-/// How long ago the upstream confirmed a tag. A stamp from the future (the clock was set back) counts as just now.
+/// How long ago the upstream confirmed a tag.
 fn age(row: &TagRow) -> Duration {
-    Duration::from_millis(clock::unix_ms().saturating_sub(row.validated_ms))
+    since(row.validated_ms)
+}
+
+/// The time since a stamp. One from the future (the clock was set back) counts as just now.
+fn since(stamp_ms: u64) -> Duration {
+    Duration::from_millis(clock::unix_ms().saturating_sub(stamp_ms))
 }
 
 /// The client asked for a tag, so an absence names the tag and not the digest behind it.

@@ -43,9 +43,18 @@ pub struct TagRow {
     pub media_type: Option<MediaType>,
     /// Its length, as the upstream's HEAD said.
     pub size: Option<u64>,
-    /// When the tag was first seen to point there, in milliseconds since 1970.
-    pub fetched_ms: u64,
-    /// When the upstream last said so.
+    /// When the upstream last said so, in milliseconds since 1970.
+    pub validated_ms: u64,
+    /// Where it pointed before, as long as the manifest that it points at now was not fetched.
+    pub before: Option<Before>,
+}
+
+/// Where a tag pointed before it moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    /// The manifest.
+    pub digest: Digest,
+    /// When the upstream last said so, in milliseconds since 1970.
     pub validated_ms: u64,
 }
 
@@ -116,10 +125,13 @@ impl TagRow {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.digest(&self.digest);
-        out.u64(self.fetched_ms);
         out.u64(self.validated_ms);
         out.option(self.size, Encoder::u64);
         out.option(self.media_type.as_ref(), |out, media_type| out.text(media_type.as_str()));
+        out.option(self.before, |out, before| {
+            out.digest(&before.digest);
+            out.u64(before.validated_ms);
+        });
         out.0
     }
 
@@ -127,10 +139,10 @@ impl TagRow {
         let mut row = Decoder(value);
         Some(Self {
             digest: row.digest()?,
-            fetched_ms: row.u64()?,
             validated_ms: row.u64()?,
             size: row.option(Decoder::u64)?,
             media_type: row.option(|row| MediaType::parse(row.text()?))?,
+            before: row.option(|row| Some(Before { digest: row.digest()?, validated_ms: row.u64()? }))?,
         })
     }
 }

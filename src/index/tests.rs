@@ -31,8 +31,8 @@ fn tag_row(seed: u32) -> TagRow {
         digest: digest(seed),
         media_type: None,
         size: None,
-        fetched_ms: 1,
         validated_ms: u64::from(seed),
+        before: Some(Before { digest: digest(seed + 1), validated_ms: 1 }),
     }
 }
 

@@ -161,13 +161,19 @@ fn a_damaged_blob_leaves_the_tree_and_few_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder);
     let digest = put(&store, CONTENT);
-    store.quarantine(&digest).unwrap();
-    store.quarantine(&digest).unwrap();
+    let identity = store.open_blob(&digest).unwrap().unwrap().identity;
+    let other = Identity { inode: identity.inode + 1, ..identity };
+    store.quarantine(&digest, other).unwrap();
+    assert!(store.open_blob(&digest).unwrap().is_some(), "another file under the digest stays");
+    store.quarantine(&digest, identity).unwrap();
+    store.quarantine(&digest, identity).unwrap();
     assert!(store.open_blob(&digest).unwrap().is_none());
     for n in 0..QUARANTINED_MAX + 5 {
         fs::write(store.layout.quarantine().join(n.to_string()), b"").unwrap();
     }
-    store.quarantine(&digest).unwrap();
+    put(&store, CONTENT);
+    let again = store.open_blob(&digest).unwrap().unwrap().identity;
+    store.quarantine(&digest, again).unwrap();
     assert_eq!(files_below(&store.layout.quarantine()).len(), QUARANTINED_MAX);
 }
 

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::Response;
 
-use super::client::{Ask, shown};
+use super::client::Ask;
 use super::manifest::length;
+use super::transport::shown;
 use super::{FetchError, Upstream};
 use crate::registry::{Digest, RepositoryName};
 

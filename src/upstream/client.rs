@@ -11,19 +11,17 @@ use super::budget::Budget;
 use super::error::FetchError;
 use super::resolver::{Guarded, Learned, Recording};
 use super::token::{self, Login, Next, Scope, Ticket, TokenRequest, Tokens};
+use super::transport::{SetupError, build, read, send, shown};
 use super::{Setup, challenge, policy};
 use crate::sys::collapse::Collapse;
 use crate::sys::entropy;
 
-/// How we introduce ourselves.
-const USER_AGENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
-
-/// How long a connection may take, with name resolution and TLS.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
-
 /// How long one question may take up to the headers of its answer, all tries, tokens and redirects together: a client
 /// is to be told within 10 s.
 const ANSWER_WAIT: Duration = Duration::from_secs(9);
+
+/// How long a token server may take. Whoever waits for it gives up before; this ends the question that they share.
+const TOKEN_WAIT: Duration = Duration::from_secs(15);
 
 /// Waits between the tries of a question, before jitter.
 const RETRY_WAITS: [Duration; 3] =
@@ -32,30 +30,8 @@ const RETRY_WAITS: [Duration; 3] =
 /// Most redirects of one question.
 const HOPS_MAX: usize = 5;
 
-/// How long an unused connection is kept: upstreams close theirs after a minute or more.
-const IDLE_WAIT: Duration = Duration::from_secs(50);
-
-/// How long the body of a small answer may take.
-pub const DOCUMENT_WAIT: Duration = Duration::from_secs(20);
-
 /// Longest `Retry-After` that is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// Why an upstream could not be prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The file of CAs.
-    #[error("tidegate.proxy.cafile: {path}: {reason}")]
-    Cafile {
-        /// Where it is.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The TLS client.
-    #[error("no TLS towards the upstream: {0}; install the package ca-certificates, or set SSL_CERT_FILE")]
-    Tls(String),
-}
 
 /// A question.
 #[derive(Debug, Clone)]
@@ -199,9 +175,11 @@ impl Client {
             };
             let (tokens, foreign, scope) = (Arc::clone(&self.tokens), self.foreign.clone(), scope.clone());
             let key = (request.login, scope.clone());
-            let mut fetch = self
-                .fetches
-                .join(key, || async move { fetch_token(&foreign, &tokens, &request, &scope).await });
+            let limit = FetchError::Timeout { host: shown(&request.url), what: "token", limit: TOKEN_WAIT };
+            let mut fetch = self.fetches.join(key, || async move {
+                let fetch = fetch_token(&foreign, &tokens, &request, &scope);
+                tokio::time::timeout(TOKEN_WAIT, fetch).await.unwrap_or(Err(limit))
+            });
             match fetch.wait().await {
                 Some(Ok(ticket)) => return Ok((Some(ticket), true)),
                 Some(Err(FetchError::LoginRefused { .. })) => {}
@@ -320,78 +298,6 @@ async fn fetch_token(
     }
 }
 
-fn build(
-    setup: &Setup,
-    resolver: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
-) -> Result<reqwest::Client, SetupError> {
-    // HTTP/1.1: one slow body must not hold up the others, nor one broken connection all of them.
-    let mut builder = reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        .http1_only()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT_WAIT)
-        .pool_idle_timeout(IDLE_WAIT)
-        .tcp_nodelay(true);
-    if let Some(path) = &setup.cafile {
-        builder = builder.tls_certs_merge(authorities(path)?);
-    } else if setup.url.scheme() == "http" && !has_roots() {
-        // Nothing here needs TLS; a machine without any CA is no reason not to start.
-        builder = builder.tls_certs_only([]);
-    }
-    resolver(builder).build().map_err(|error| SetupError::Tls(innermost(&error)))
-}
-
-/// Whether the system has any CA.
-fn has_roots() -> bool {
-    reqwest::Client::builder().build().is_ok()
-}
-
-fn authorities(path: &std::path::Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
-    let wrong = |reason: String| SetupError::Cafile { path: path.display().to_string(), reason };
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(innermost(&error)))?;
-    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
-}
-
-/// Sends one request. Errors name the host, never the URL: it may be signed.
-async fn send(
-    client: &reqwest::Client,
-    method: Method,
-    url: &Url,
-    headers: HeaderMap,
-) -> Result<Response, FetchError> {
-    let request =
-        client.request(method, url.clone()).headers(headers).header(header::ACCEPT_ENCODING, "identity");
-    request.send().await.map_err(|error| {
-        let host = shown(url);
-        if error.is_timeout() {
-            return FetchError::Unreachable {
-                host,
-                reason: format!("no connection within {CONNECT_WAIT:?}"),
-            };
-        }
-        FetchError::Unreachable { host, reason: innermost(&error.without_url()) }
-    })
-}
-
-/// Reads a small body whole.
-pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchError> {
-    let host = shown(answer.url());
-    let limit = FetchError::Timeout { host: host.clone(), what: "whole document", limit: DOCUMENT_WAIT };
-    let all = async {
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(|_| FetchError::Cut { host: host.clone() })? {
-            if body.len() + piece.len() > most {
-                return Err(FetchError::TooLarge { host: host.clone() });
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(body)
-    };
-    tokio::time::timeout(DOCUMENT_WAIT, all).await.unwrap_or(Err(limit))
-}
-
 /// The challenge of a 401.
 fn wanted(answer: &Response) -> Option<challenge::Challenge> {
     let lines = answer.headers().get_all(header::WWW_AUTHENTICATE);
@@ -428,25 +334,10 @@ fn jitter(wait: Duration) -> Duration {
     wait + wait * percent / 100
 }
 
-/// Host and, if it is not the scheme's own, port.
-pub fn shown(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
 /// The name in a listed host, which may have a scheme and a port.
 fn bare_name(entry: &str) -> String {
     let bare = entry.split_once("://").map_or(entry, |(_, rest)| rest).trim_end_matches('/');
     bare.rsplit_once(':').map_or(bare, |(name, _)| name).to_owned()
-}
-
-/// The reason at the bottom of a chain of errors: what the system or the TLS stack said.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use http::{Method, header};
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
-use super::client::{Ask, read, shown};
+use super::client::Ask;
+use super::transport::{read, shown};
 use super::{FetchError, Upstream};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
 use crate::registry::{Digest, RepositoryName, media_type};

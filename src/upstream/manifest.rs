@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 
-use super::client::{Ask, read, shown};
+use super::client::Ask;
+use super::transport::{read, shown};
 use super::{FetchError, Upstream};
 use crate::registry::manifest::MANIFEST_BYTES_MAX;
 use crate::registry::{Digest, MediaType, Reference, RepositoryName, media_type};

@@ -89,6 +89,7 @@ fn writes_are_unsupported() {
     check_code("POST", "/v2/a/blobs/uploads/", Code::Unsupported);
     for method in ["GET", "PATCH", "PUT", "DELETE"] {
         check_code(method, "/v2/a/blobs/uploads/some-uuid", Code::BlobUploadInvalid);
+        check_code(method, "/v2/a/blobs/uploads/", Code::BlobUploadUnknown);
     }
 }
 
@@ -97,7 +98,7 @@ fn other_methods_are_told_what_is_allowed() {
     check_method("HEAD", "/v2/a/tags/list", "GET");
     check_method("POST", "/v2/a/manifests/latest", "DELETE, GET, HEAD, PUT");
     check_method("OPTIONS", &format!("/v2/a/blobs/{DIGEST}"), "DELETE, GET, HEAD");
-    check_method("GET", "/v2/a/blobs/uploads/", "POST");
+    check_method("OPTIONS", "/v2/a/blobs/uploads/", "DELETE, GET, HEAD, PATCH, POST, PUT");
     check_method("POST", "/v2/_catalog", "GET");
 }
 
@@ -122,6 +123,7 @@ fn the_source_is_told_by_ns_or_by_a_path_prefix() {
     assert_eq!(repository("/v2/a/manifests/x").0, None);
     check_code("GET", "/v2/a/manifests/x?ns=a.io&ns=b.io", Code::NameUnknown);
     check_missing("GET", "/quay/v2/a/manifests/x");
+    check_missing("GET", "/\"onload=\".x/v2/a/manifests/x");
 }
 
 #[test]

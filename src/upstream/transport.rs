@@ -1,0 +1,126 @@
+//! The HTTP clients under an upstream: how they are built, one request, one small body.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, header};
+use reqwest::Response;
+use url::Url;
+
+use super::Setup;
+use super::error::FetchError;
+
+/// How we introduce ourselves.
+const USER_AGENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+
+/// How long a connection may take, with name resolution and TLS.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// How long an unused connection is kept: upstreams close theirs after a minute or more.
+const IDLE_WAIT: Duration = Duration::from_secs(50);
+
+/// How long the body of a small answer may take.
+pub const DOCUMENT_WAIT: Duration = Duration::from_secs(20);
+
+/// Why an upstream could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The file of CAs.
+    #[error("tidegate.proxy.cafile: {path}: {reason}")]
+    Cafile {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS client.
+    #[error("no TLS towards the upstream: {0}; install the package ca-certificates, or set SSL_CERT_FILE")]
+    Tls(String),
+}
+
+/// Builds a client that resolves names in its own way. It never follows a redirect by itself.
+pub fn build(
+    setup: &Setup,
+    resolver: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, SetupError> {
+    // HTTP/1.1: one slow body must not hold up the others, nor one broken connection all of them.
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT_WAIT)
+        .pool_idle_timeout(IDLE_WAIT)
+        .tcp_nodelay(true);
+    if let Some(path) = &setup.cafile {
+        builder = builder.tls_certs_merge(authorities(path)?);
+    } else if setup.url.scheme() == "http" && !has_roots() {
+        // Nothing here needs TLS; a machine without any CA is no reason not to start.
+        builder = builder.tls_certs_only([]);
+    }
+    resolver(builder).build().map_err(|error| SetupError::Tls(innermost(&error)))
+}
+
+/// Whether the system has any CA.
+fn has_roots() -> bool {
+    reqwest::Client::builder().build().is_ok()
+}
+
+fn authorities(path: &std::path::Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
+    let wrong = |reason: String| SetupError::Cafile { path: path.display().to_string(), reason };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(innermost(&error)))?;
+    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
+}
+
+/// Sends one request. Errors name the host, never the URL: it may be signed.
+pub async fn send(
+    client: &reqwest::Client,
+    method: Method,
+    url: &Url,
+    headers: HeaderMap,
+) -> Result<Response, FetchError> {
+    let request =
+        client.request(method, url.clone()).headers(headers).header(header::ACCEPT_ENCODING, "identity");
+    request.send().await.map_err(|error| {
+        let host = shown(url);
+        if error.is_timeout() {
+            return FetchError::Unreachable {
+                host,
+                reason: format!("no connection within {CONNECT_WAIT:?}"),
+            };
+        }
+        FetchError::Unreachable { host, reason: innermost(&error.without_url()) }
+    })
+}
+
+/// Reads a small body whole.
+pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchError> {
+    let host = shown(answer.url());
+    let limit = FetchError::Timeout { host: host.clone(), what: "whole document", limit: DOCUMENT_WAIT };
+    let all = async {
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(|_| FetchError::Cut { host: host.clone() })? {
+            if body.len() + piece.len() > most {
+                return Err(FetchError::TooLarge { host: host.clone() });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    };
+    tokio::time::timeout(DOCUMENT_WAIT, all).await.unwrap_or(Err(limit))
+}
+
+/// Host and, if it is not the scheme's own, port.
+pub fn shown(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// The reason at the bottom of a chain of errors: what the system or the TLS stack said.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
