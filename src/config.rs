@@ -79,7 +79,10 @@ impl Config {
         let mut report = Report::default();
         let file = file::choose(inputs.file.as_deref(), &inputs.variables, default_paths);
         let mut root = match &file {
-            Some(path) => file::read(path, &mut report),
+            Some(path) => {
+                file::warn_of_another(path, default_paths, &mut report);
+                file::read(path, &mut report)
+            }
             None => Node::null(Origin::whole("environment")),
         };
         environment::apply(&mut root, &inputs.variables, &mut report);

@@ -4,6 +4,7 @@
 //! request becomes an answer of the [`Site`] (the mirror) or of the [`Console`] (health and metrics). A body that turns
 //! out wrong resets its connection; one that only broke off closes it short, so that clients go on with a range.
 
+mod activity;
 mod answer;
 mod body;
 mod conditional;
@@ -17,6 +18,7 @@ mod lists;
 mod site;
 mod socket;
 pub mod tls;
+mod visit;
 
 use std::sync::Arc;
 
@@ -52,13 +54,16 @@ pub struct Edge {
     pub drain: Drain,
     /// Where to count.
     pub metrics: Arc<Metrics>,
+    /// Most open connections.
+    pub connections_max: usize,
 }
 
 impl Edge {
     /// Accepts until the drain begins, then waits for the open connections until they end or it closes them.
     pub async fn run(self) {
-        let slots = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        let slots = Arc::new(Semaphore::new(self.connections_max));
         let mut drain = self.drain.clone();
+        let mut full = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -67,8 +72,15 @@ impl Edge {
             let Some((socket, peer)) = accepted else { continue };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                 self.metrics.refused();
+                if !std::mem::replace(&mut full, true) {
+                    tracing::warn!(
+                        limit = self.connections_max,
+                        "new connections are closed: too many are open"
+                    );
+                }
                 continue;
             };
+            full = false;
             let connection = connection::Connection {
                 tls: self.tls.clone(),
                 role: self.role.clone(),
@@ -82,7 +94,7 @@ impl Edge {
             });
         }
         drop(self.listener);
-        let all = u32::try_from(limits::CONNECTIONS_MAX).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
         let _ended = slots.acquire_many(all).await;
     }
 }

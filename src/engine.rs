@@ -29,7 +29,7 @@ mod referrers;
 mod tag;
 mod unpublished;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -60,11 +60,14 @@ pub const FILLS_MAX: usize = 64;
 /// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
 const PUBLICATIONS_MAX: usize = 8;
 
-/// Most adopted files verified at once: each reads as fast as the disk gives.
+/// Most adopted files of a kind, small or large, verified at once: each reads as fast as the disk gives.
 const VERIFICATIONS_MAX: usize = 8;
 
 /// How long a host is not asked again for a digest that it gave wrong bytes for.
 const MISTRUST: Duration = Duration::from_secs(60);
+
+/// How long a blob that the disk would not take is passed through, before it is tried again.
+const NO_ROOM: Duration = Duration::from_secs(30);
 
 /// How long a manifest that could not be fetched is not asked for on behalf of a tag that moved to it, while what the tag
 /// pointed at before is at hand. A limited upstream counts such questions.
@@ -112,17 +115,23 @@ pub struct Engine {
     negatives: Recent<(RepoKey, Wanted)>,
     withheld: Recent<(RepoKey, Digest), Stale>,
     mistrusted: Recent<Digest>,
+    unstorable: Recent<Digest>,
     referrers: Recent<referrers::Question, ReferrersAnswer>,
+    no_referrers: Recent<()>,
     referrer_questions: Collapse<referrers::Question, ReferrersAnswer>,
     heads: Collapse<(RepoKey, Tag), tag::Found>,
     fetches: Collapse<(RepoKey, Digest), manifest::Fetched>,
+    tag_lists: Collapse<list::TagsQuestion, list::Tags>,
+    lists: Semaphore,
     confirmations: Collapse<(RepoKey, Digest), blob::Confirmed>,
     unpublished: unpublished::Unpublished,
     linked: links::Linked,
+    tag_links: Mutex<()>,
     linkings: Arc<Semaphore>,
     fills: Arc<Semaphore>,
     publications: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
+    small_verifications: Arc<Semaphore>,
 }
 
 /// What was asked for and found absent.
@@ -158,17 +167,23 @@ impl Engine {
             negatives: Recent::new(parts.negative, FACTS_MAX),
             withheld: Recent::new(WITHHOLDING, FACTS_MAX),
             mistrusted: Recent::new(MISTRUST, FACTS_MAX),
+            unstorable: Recent::new(NO_ROOM, FACTS_MAX),
             referrers: Recent::new(referrers::REMEMBERED_FOR, referrers::REMEMBERED_MAX),
+            no_referrers: Recent::new(referrers::FAILED_FOR, 1),
             referrer_questions: Collapse::default(),
             heads: Collapse::default(),
             fetches: Collapse::default(),
+            tag_lists: Collapse::default(),
+            lists: Semaphore::new(list::LISTS_MAX),
             confirmations: Collapse::default(),
             unpublished: unpublished::Unpublished::default(),
             linked: links::Linked::default(),
+            tag_links: Mutex::default(),
             linkings: Arc::new(Semaphore::new(links::LINKINGS_MAX)),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            small_verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
         })
     }
 

@@ -144,7 +144,8 @@ impl Index {
     /// The ends of all keys under a prefix, map and overlay together.
     fn scan<T: std::str::FromStr>(&self, prefix: &[u8], after: Option<&str>, limit: usize) -> Vec<T> {
         let start = [prefix, after.unwrap_or_default().as_bytes()].concat();
-        let pending = self.overlay.from(&start, prefix);
+        // One more than wanted: the start itself is left out.
+        let pending = self.overlay.from(&start, prefix, limit.saturating_add(1));
         let mut keys =
             self.mapped_keys(&start, prefix, limit.saturating_add(pending.len()).saturating_add(1));
         for (key, row) in pending {

@@ -32,6 +32,8 @@ pub use partial::Partial;
 #[derive(Debug)]
 pub struct Store {
     layout: Layout,
+    /// Whether a link of the tree shows that its repository may have what it names.
+    links_count: bool,
     /// The lock is held as long as the file is open.
     _lock: File,
     /// Removed with the store; for `storage.inmemory`.
@@ -45,6 +47,18 @@ pub struct OpenBlob {
     pub file: Arc<File>,
     /// Which file it is.
     pub identity: Identity,
+}
+
+/// Whom the links of a volume belong to: what one account may see at one upstream says nothing about another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner(String);
+
+impl Owner {
+    /// An upstream by its name, and the account, or nobody.
+    pub fn new(upstream: &str, account: Option<&str>) -> Self {
+        let account = account.map_or("anonymous".to_owned(), |account| format!("account {account:?}"));
+        Self(format!("upstream {upstream}\n{account}\n"))
+    }
 }
 
 /// What to do about a volume that holds a push registry's images.
@@ -90,7 +104,8 @@ const QUARANTINED_MAX: usize = 16;
 
 impl Store {
     /// Opens the tree under `root`, creating what is missing, and takes its lock.
-    pub fn open(root: &Path, push_volume: PushVolume) -> Result<Self, StoreError> {
+    /// `owner` tells the upstream and the account: links that were written for others do not count.
+    pub fn open(root: &Path, push_volume: PushVolume, owner: &Owner) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         if push_volume == PushVolume::Refuse && is_push_registry(&layout) {
             return Err(StoreError::PushRegistry { path: root.to_owned() });
@@ -98,14 +113,24 @@ impl Store {
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
         sweep(&layout.partials());
-        Ok(Self { layout, _lock: lock, _temporary: None })
+        let mut store = Self { layout, links_count: false, _lock: lock, _temporary: None };
+        store.links_count = links::belong_to(&store, &owner.0);
+        if !store.links_count {
+            tracing::warn!(
+                "the links of this volume are those of another account or upstream too: what is held is confirmed anew"
+            );
+        }
+        Ok(store)
     }
 
     /// A store in a temporary folder that goes away with it.
-    pub fn temporary() -> Result<Self, StoreError> {
+    pub fn temporary(owner: &Owner) -> Result<Self, StoreError> {
         let name = format!("tidegate-{}", entropy::hex());
         let temporary = Temporary(std::env::temp_dir().join(name));
-        let mut store = Self::open(&temporary.0, PushVolume::Allow)?;
+        // Nobody else's business: what is below may be private images.
+        let made = DirBuilder::new().mode(0o700).create(&temporary.0);
+        made.map_err(|source| unwritable(temporary.0.clone(), source))?;
+        let mut store = Self::open(&temporary.0, PushVolume::Allow, owner)?;
         store._temporary = Some(temporary);
         Ok(store)
     }
@@ -153,20 +178,22 @@ impl Store {
     }
 
     /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why. Another
-    /// file that has taken its place meanwhile stays.
-    pub fn quarantine(&self, digest: &Digest, which: Identity) -> io::Result<()> {
-        if self.open_blob(digest)?.is_none_or(|found| found.identity != which) {
-            return Ok(());
+    /// file that has taken its place meanwhile stays. Whether there is no file under the digest any more.
+    pub fn quarantine(&self, digest: &Digest, which: Identity) -> io::Result<bool> {
+        match self.open_blob(digest)? {
+            Some(found) if found.identity == which => {}
+            found => return Ok(found.is_none()),
         }
         let target = self.layout.quarantined(digest, clock::unix_ms());
         match fs::rename(self.layout.blob(digest), target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             other => other?,
         }
         let mut kept: Vec<_> = fs::read_dir(self.layout.quarantine())?.flatten().collect();
         kept.sort_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
         let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter().take(surplus).try_for_each(|entry| fs::remove_file(entry.path()))
+        kept.iter().take(surplus).try_for_each(|entry| fs::remove_file(entry.path()))?;
+        Ok(true)
     }
 }
 

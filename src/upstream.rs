@@ -15,6 +15,7 @@ mod error;
 mod list;
 mod manifest;
 mod policy;
+mod realm;
 mod resolver;
 mod token;
 mod transport;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Inputs, Storage};
-use crate::store::{PushVolume, Store, StoreError};
+use crate::store::{Owner, PushVolume, Store, StoreError};
 use crate::sys::files;
 
 /// What of the environment says who runs us.
@@ -16,16 +16,18 @@ struct Surroundings {
 
 /// Opens the store. Says so where it is not the one that the configuration names.
 pub fn open(config: &Config, inputs: &Inputs) -> Result<Store, StoreError> {
+    let account = config.proxy.account.as_ref().map(|account| account.username.as_str());
+    let owner = Owner::new(&config.proxy.name, account);
     let push_volume = if config.proxy.configured { PushVolume::Allow } else { PushVolume::Refuse };
     match &config.storage {
-        Storage::Temporary => Store::temporary(),
-        Storage::Filesystem { root, configured: true } => Store::open(root, push_volume),
-        Storage::Filesystem { root, configured: false } => match Store::open(root, push_volume) {
+        Storage::Temporary => Store::temporary(&owner),
+        Storage::Filesystem { root, configured: true } => Store::open(root, push_volume, &owner),
+        Storage::Filesystem { root, configured: false } => match Store::open(root, push_volume, &owner) {
             Err(error @ StoreError::Unwritable { .. }) => {
                 let home = fallback(&surroundings(inputs)).ok_or(error)?;
                 let (default, instead) = (root.display(), home.display());
                 tracing::warn!("{default} can't be written by this user: the cache is in {instead} instead");
-                Store::open(&home, PushVolume::Allow)
+                Store::open(&home, PushVolume::Allow, &owner)
             }
             opened => opened,
         },

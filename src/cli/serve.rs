@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{dwelling, refuse, say};
 use crate::config::{Config, Debug, Inputs};
 use crate::edge::drain::{self, Drain, Stop};
+use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Role, Site, SiteParts};
@@ -25,6 +26,9 @@ use crate::upstream::{AccountState, Setup, Upstream};
 
 /// How long the stop waits for publications and the index after the connections have ended.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
+
+/// Connections of the debug port: a few scrapers and people.
+const CONSOLE_CONNECTIONS_MAX: usize = 64;
 
 /// Both logs.
 struct Logs {
@@ -55,18 +59,27 @@ pub fn run(inputs: &Inputs) -> ExitCode {
 
 fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    if let Err(error) = files::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+    let connections_max = limits::connections_max(files::raise_descriptor_limit());
+    if connections_max < limits::CONNECTIONS_MAX {
+        tracing::warn!(
+            "at most {connections_max} connections: the limit of open files allows no more (LimitNOFILE, ulimit -n)"
+        );
     }
     let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    let ended = runtime.block_on(serve(config, inputs, store, logs));
+    let ended = runtime.block_on(serve(config, inputs, store, logs, connections_max));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
 
-async fn serve(config: &Config, inputs: &Inputs, store: Store, logs: &Logs) -> Result<(), String> {
+async fn serve(
+    config: &Config,
+    inputs: &Inputs,
+    store: Store,
+    logs: &Logs,
+    connections_max: usize,
+) -> Result<(), String> {
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder());
     introduce(config, &root, index.backend());
@@ -106,7 +119,7 @@ async fn serve(config: &Config, inputs: &Inputs, store: Store, logs: &Logs) -> R
         let engine = Arc::clone(&engine);
         async move { engine.adopt_names().await }
     });
-    let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics };
+    let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
     wait_and_drain(&stop, running, config.http.drain).await?;
     if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
@@ -221,9 +234,9 @@ fn open_console(
         tracing::info!("providing prometheus metrics on {path}");
     }
     let role = Role::Console(Arc::new(console));
-    tokio::spawn(
-        Edge { listener, tls: None, role, drain: drain.clone(), metrics: Arc::clone(metrics) }.run(),
-    );
+    let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
+    let edge = Edge { listener, tls: None, role, drain, metrics, connections_max: CONSOLE_CONNECTIONS_MAX };
+    tokio::spawn(edge.run());
     Ok(())
 }
 

@@ -33,6 +33,23 @@ pub(super) fn choose(
     }
 }
 
+/// Says so if the file was found under a default path and there is another one, with other content, under another.
+pub(super) fn warn_of_another(path: &Path, defaults: &[&str], report: &mut Report) {
+    if !defaults.iter().any(|default| Path::new(default) == path) {
+        return;
+    }
+    let content = |path: &Path| files::read_small(path, FILE_BYTES_MAX).ok().flatten();
+    let ours = content(path);
+    for other in defaults.iter().map(Path::new).filter(|other| *other != path) {
+        let theirs = content(other);
+        if theirs.is_some() && theirs != ours {
+            let origin = Origin::whole(&path.display().to_string());
+            let text = "it is not read: the file that is read comes first; remove one of them, or name the right one";
+            report.warn(&other.display().to_string(), &origin, text);
+        }
+    }
+}
+
 /// Reads a configuration file and checks its version.
 pub(super) fn read(path: &Path, report: &mut Report) -> Node {
     let place = path.display().to_string();

@@ -46,8 +46,11 @@ impl Overlay<'_> {
         };
         let path = join(path, field.name);
         let is_file = matches!(below, [only] if only.eq_ignore_ascii_case("file"));
-        if is_file && matches!(field.kind, Kind::Text | Kind::Raw | Kind::Secret) {
+        if is_file && matches!(field.kind, Kind::Raw | Kind::Secret) {
             return self.read_file(node, field, &path, variable);
+        }
+        if is_file && matches!(field.kind, Kind::Text) {
+            return self.refuse_file(&path, variable);
         }
         // Where no keys are known, a name that Kubernetes gives is taken for one of its own.
         let foreign = matches!(field.kind, Kind::Opaque) && is_of_a_service(variable.name);
@@ -185,6 +188,14 @@ impl Overlay<'_> {
                 }
             }
         }
+    }
+
+    /// Most texts are paths already: the content of a key in the place of its path would end up in error messages.
+    fn refuse_file(&mut self, path: &str, variable: &Variable<'_>) {
+        let plain = variable.name.get(..variable.name.len().saturating_sub(5)).unwrap_or_default();
+        let reason = "only a user name or a secret is read from a file";
+        let problem = Problem::new(path, reason, format!("set {plain} to the value itself, here the path"));
+        self.report.refuse(problem.at(&variable.origin));
     }
 
     fn unknown_below(&mut self, path: &str, name: &str, variable: &Variable<'_>) {

@@ -1,10 +1,12 @@
 //! Manifests and blobs as HTTP. The header set is the same on hit and miss, on GET and HEAD.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::body::Body;
 use super::conditional;
 use super::socket::Poison;
+use crate::engine::deliver::{PIECE_BYTES, STREAM_PIECE_BYTES};
 use crate::engine::{BlobAnswer, ManifestAnswer, Outcome, Want};
 use crate::registry::range::Wanted;
 use crate::registry::{ByteRange, Digest};
@@ -45,7 +47,9 @@ pub fn manifest(answer: ManifestAnswer, asked: &HeaderMap, want: Want) -> Answer
 }
 
 /// A blob, or a part of it.
-pub fn blob(answer: BlobAnswer, asked: &HeaderMap, want: Want, poison: Poison) -> Answer {
+pub fn blob(answer: BlobAnswer, head: &Parts, want: Want, poison: Poison) -> Answer {
+    let asked = &head.headers;
+    let piece = if head.version == Version::HTTP_2 { STREAM_PIECE_BYTES } else { PIECE_BYTES };
     let outcome = Some(answer.outcome);
     if conditional::not_modified(asked, &answer.digest) {
         return Answer { response: not_modified(&answer.digest), outcome };
@@ -63,7 +67,9 @@ pub fn blob(answer: BlobAnswer, asked: &HeaderMap, want: Want, poison: Poison) -
         }
     };
     let body = match answer.source {
-        Some(source) if want == Want::Body => Body::delivered(source.read(range), range.length(), poison),
+        Some(source) if want == Want::Body => {
+            Body::delivered(source.read(range, piece), range.length(), poison)
+        }
         _ => Body::empty(),
     };
     let mut response = Response::new(body);

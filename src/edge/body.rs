@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+use super::activity::Busy;
 use super::socket::Poison;
 use crate::engine::deliver::{self, Cut};
 
@@ -20,6 +21,7 @@ pub struct Body {
     sent: u64,
     poison: Poison,
     report: Option<Report>,
+    busy: Option<Busy>,
 }
 
 enum Content {
@@ -38,16 +40,21 @@ impl Body {
         let bytes = bytes.into();
         let left = bytes.len() as u64;
         let content = Content::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()));
-        Self { content, left, sent: 0, poison: Poison::default(), report: None }
+        Self { content, left, sent: 0, poison: Poison::default(), report: None, busy: None }
     }
 
     /// What the engine gives out: exactly `length` bytes, or a cut.
     pub fn delivered(body: deliver::Body, length: u64, poison: Poison) -> Self {
         match body {
             deliver::Body::Whole(bytes) => Self::whole(bytes),
-            deliver::Body::Pieces(pieces) => {
-                Self { content: Content::Pieces(pieces), left: length, sent: 0, poison, report: None }
-            }
+            deliver::Body::Pieces(pieces) => Self {
+                content: Content::Pieces(pieces),
+                left: length,
+                sent: 0,
+                poison,
+                report: None,
+                busy: None,
+            },
         }
     }
 
@@ -55,6 +62,17 @@ impl Body {
     pub fn reporting(mut self, report: Report) -> Self {
         self.report = Some(report);
         self
+    }
+
+    /// Keeps its connection busy until its end.
+    pub fn keeping(mut self, busy: Busy) -> Self {
+        self.busy = Some(busy);
+        self
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> u64 {
+        self.left
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {

@@ -11,11 +11,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::server::TlsStream;
 
 use super::Role;
+use super::activity::Activity;
 use super::body::Body;
 use super::drain::Drain;
-use super::limits::{HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
+use super::limits::{FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
 use super::socket::{Poison, Socket, Stream};
 use super::tls::{Acceptor, PLAIN_ANSWER};
 use crate::observe::metrics::Metrics;
@@ -37,61 +39,75 @@ pub struct Connection {
     pub peer: String,
 }
 
+/// A connection whose protocol is known.
+struct Conversation {
+    role: Role,
+    drain: Drain,
+    peer: String,
+    activity: Arc<Activity>,
+}
+
 impl Connection {
     /// Serves it to its end.
     pub async fn serve(self, stream: Stream) {
-        self.metrics.connections().inc();
-        let metrics = Arc::clone(&self.metrics);
-        match self.tls.clone() {
-            None => self.http1(stream).await,
-            Some(acceptor) => self.shake_hands(acceptor, stream).await,
+        let _open = self.metrics.connection();
+        let conversation = Conversation {
+            role: self.role.clone(),
+            drain: self.drain.clone(),
+            peer: self.peer.clone(),
+            activity: Activity::new(),
+        };
+        let poison = Poison::default();
+        let socket = |stream| Socket::new(stream, poison.clone(), Arc::clone(&conversation.activity));
+        match &self.tls {
+            None => conversation.http1(socket(stream), poison).await,
+            Some(acceptor) => match self.shake_hands(acceptor, stream, socket).await {
+                Some(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => conversation.http2(tls).await,
+                Some(tls) => conversation.http1(tls, poison).await,
+                None => {}
+            },
         }
-        metrics.connections().dec();
     }
 
-    async fn shake_hands(self, acceptor: Acceptor, stream: Stream) {
+    async fn shake_hands(
+        &self,
+        acceptor: &Acceptor,
+        stream: Stream,
+        socket: impl FnOnce(Stream) -> Socket,
+    ) -> Option<TlsStream<Socket>> {
         let mut drain = self.drain.clone();
-        let poison = Poison::default();
         let handshake = async {
             if is_plain(stream.first_byte().await) {
-                refuse_plain(stream).await;
+                refuse_plain(socket(stream)).await;
                 return Err("a plain HTTP request".to_owned());
             }
-            let socket = Socket::new(stream, poison.clone());
-            acceptor.tls.accept(socket).await.map_err(|error| error.to_string())
+            acceptor.tls.accept(socket(stream)).await.map_err(|error| error.to_string())
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
-            () = drain.began() => return,
+            () = drain.began() => return None,
         };
-        match shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}"))) {
-            Ok(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => self.run_http2(tls).await,
-            Ok(tls) => self.run_http1(tls, poison).await,
-            Err(reason) => {
+        let shaken = shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}")));
+        shaken
+            .inspect_err(|reason| {
                 self.metrics.handshake_failed();
                 tracing::debug!(peer = self.peer, reason, "TLS handshake failed");
-            }
-        }
+            })
+            .ok()
     }
+}
 
-    async fn http1(self, stream: Stream) {
-        let poison = Poison::default();
-        self.run_http1(Socket::new(stream, poison.clone()), poison).await;
-    }
-
-    async fn run_http1(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, poison: Poison) {
+impl Conversation {
+    async fn http1(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, poison: Poison) {
         let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_WAIT)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .title_case_headers(true);
+        // hyper's own timeout for heads stays off: it runs while the last answer is still being taken.
+        builder.header_read_timeout(None).max_header_size(HEAD_BYTES_MAX).title_case_headers(true);
         let service = service_fn(|request| self.answer(request, poison.clone()));
         self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
     }
 
     /// Here a wrong body resets its own stream; the connection that the others share goes on.
-    async fn run_http2(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http2(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -103,7 +119,8 @@ impl Connection {
         self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
     }
 
-    /// Runs a connection to its end; in a drain only what is under way, and that not for ever.
+    /// Runs a connection to its end: to the client's, or until it was idle for long, or in a drain until what is under
+    /// way has ended.
     async fn drive<C: GracefulConnection>(&self, connection: C)
     where
         C::Error: std::fmt::Display,
@@ -111,12 +128,18 @@ impl Connection {
         let mut connection = pin!(connection);
         let mut drain = self.drain.clone();
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = drain.began() => {
+            ended = connection.as_mut() => Some(ended),
+            () = drain.began() => None,
+            () = self.activity.idle_for(HEAD_WAIT) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    ended = connection.as_mut() => ended,
+                    ended = connection => ended,
                     () = drain.closes() => return,
+                    () = self.activity.idle_for(FAREWELL_WAIT) => return,
                 }
             }
         };
@@ -130,12 +153,13 @@ impl Connection {
         request: Request<Incoming>,
         poison: Poison,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
-        let (role, peer) = (self.role.clone(), self.peer.clone());
+        let (role, peer, busy) = (self.role.clone(), self.peer.clone(), self.activity.begin());
         async move {
-            Ok(match role {
+            let response = match role {
                 Role::Mirror(site) => site.answer(request, peer, poison).await,
                 Role::Console(console) => console.answer(&request),
-            })
+            };
+            Ok(response.map(|body| body.keeping(busy)))
         }
     }
 }
@@ -145,8 +169,7 @@ fn is_plain(first: Option<u8>) -> bool {
     first.is_some_and(|byte| byte != HANDSHAKE_RECORD && byte.is_ascii_uppercase())
 }
 
-async fn refuse_plain(stream: Stream) {
-    let mut socket = Socket::new(stream, Poison::default());
+async fn refuse_plain(mut socket: Socket) {
     // What is left unread at the close would make the system reset the connection, and the answer with it.
     let _ = socket.read(&mut [0; 4096]).await;
     let _ = socket.write_all(PLAIN_ANSWER).await;

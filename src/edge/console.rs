@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
 use crate::observe::metrics::{Metrics, Snapshot};
+use crate::upstream::AccountState;
 
 /// What Prometheus expects of a text exposition.
 const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,7 +45,10 @@ impl Console {
     }
 
     fn health(&self) -> Response<Body> {
-        let failing = self.health.failing();
+        let mut failing = self.health.failing();
+        if self.engine.upstream().account_state() == AccountState::Refused {
+            failing.insert("upstream_account".to_owned(), "the upstream refuses it".to_owned());
+        }
         let mut response = lists::document(&json!(failing));
         if !failing.is_empty() {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -58,6 +62,8 @@ impl Console {
             allowance: self.engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
             lost: self.lines.iter().map(Lines::lost).sum(),
             unhealthy: self.health.failing().len(),
+            account_refused: self.engine.upstream().account_state() == AccountState::Refused,
+            unconfirmed: self.engine.unconfirmed_for(),
         };
         let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));

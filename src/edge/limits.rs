@@ -5,6 +5,12 @@ use std::time::Duration;
 /// Open connections of one listener. At most 40 KiB each while idle; beyond that new ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
+/// The same under a limit of open files: a quarter of them is left for bodies, upstreams and the index.
+pub fn connections_max(descriptors: Option<u64>) -> usize {
+    let share = descriptors.map_or(u64::MAX, |descriptors| descriptors / 4 * 3);
+    usize::try_from(share).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+}
+
 /// Connections that wait to be accepted: a farm starts its jobs at the same second.
 pub const BACKLOG: i32 = 4096;
 
@@ -14,6 +20,10 @@ pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// How long a connection may wait for the whole head of its next request; so the longest idle time, too. Clients open a
 /// new connection without a word when they find one closed.
 pub const HEAD_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a connection that was told to end may do nothing before it is closed: an HTTP/2 client that is silent, or one
+/// in the middle of a head.
+pub const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes of the head of a request. Real ones have about 1 KiB; podman's longest `Range` has 20 KiB.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -26,3 +36,16 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long sent bytes may stay unacknowledged, and a peer silent, before the system gives a connection up.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        assert_eq!(connections_max(None), CONNECTIONS_MAX);
+        assert_eq!(connections_max(Some(1 << 20)), CONNECTIONS_MAX);
+        assert_eq!(connections_max(Some(1024)), 768);
+        assert_eq!(connections_max(Some(0)), 0);
+    }
+}

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use serde_json::json;
 
 use super::answer::{self, Answer, insert};
 use super::body::Body;
 use super::socket::Poison;
+use super::visit::{NOTHING, Subject, Visit};
 use super::{failure, lists};
-use crate::engine::{Engine, Outcome, Want};
-use crate::observe::access::{AccessLog, Entry};
+use crate::engine::{Engine, Want};
+use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
 use crate::observe::metrics::{Kind, Metrics};
 use crate::registry::media_type::Accept;
 use crate::registry::route::{self, Page, Refusal, Resource, Route, Source};
 use crate::registry::{Reference, RepositoryName};
-use crate::sys::{clock, entropy};
 
 /// What a [`Site`] is made of.
 #[derive(Debug)]
@@ -47,19 +47,20 @@ const VERSION: (HeaderName, HeaderValue) =
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
-/// What a request was about: its name in the metrics, and whether it asked for content.
-#[derive(Debug, Clone, Copy)]
-struct Subject {
-    handler: &'static str,
-    kind: Option<Kind>,
-}
-
-const NOTHING: Subject = Subject { handler: "none", kind: None };
-
 impl Site {
     /// Puts the parts together.
     pub fn new(parts: SiteParts) -> Arc<Self> {
         Arc::new(Self(parts))
+    }
+
+    /// Where to count.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Where to write.
+    pub fn access(&self) -> Option<&AccessLog> {
+        self.0.access.as_ref()
     }
 
     /// Answers a request.
@@ -69,47 +70,19 @@ impl Site {
         peer: String,
         poison: Poison,
     ) -> Response<Body> {
-        let (began, at) = (clock::monotonic(), clock::now());
         let has_body = !request.body().is_end_stream();
         let (head, _) = request.into_parts();
+        let mut visit = Visit::new(self, &head, peer);
         let (subject, answer) = self.decide(&head, has_body, poison).await;
         let Answer { mut response, outcome } = answer;
         if let Some(outcome) = outcome {
             insert(response.headers_mut(), CACHE_STATUS, &outcome.to_string());
         }
-        let text = |name| head.headers.get(name).map(lossy).unwrap_or_default();
-        let mut entry = Entry {
-            peer,
-            at,
-            method: head.method.to_string(),
-            target: head.uri.path_and_query().map_or_else(|| head.uri.to_string(), ToString::to_string),
-            version: version(head.version),
-            status: response.status().as_u16(),
-            bytes: 0,
-            referer: text(header::REFERER),
-            agent: text(header::USER_AGENT),
-            outcome: outcome.map_or("-", Outcome::label),
-            took: std::time::Duration::ZERO,
-            id: entropy::number(),
-        };
-        let site = Arc::clone(self);
-        response.map(|body| {
-            body.reporting(Box::new(move |bytes| {
-                entry.bytes = bytes;
-                entry.took = clock::monotonic().saturating_duration_since(began);
-                site.report(subject, outcome, &entry);
-            }))
-        })
-    }
-
-    fn report(&self, subject: Subject, outcome: Option<Outcome>, entry: &Entry) {
-        self.0.metrics.answered(subject.handler, method(&entry.method), entry.status, entry.took);
-        if let (Some(kind), Some(outcome)) = (subject.kind, outcome) {
-            self.0.metrics.content(kind, outcome.label(), outcome.is_hit(), entry.bytes);
+        if head.method == Method::HEAD {
+            response = without_body(response);
         }
-        if let Some(access) = &self.0.access {
-            access.write(entry);
-        }
+        visit.answered(subject, outcome, response.status());
+        response.map(|body| body.reporting(Box::new(move |bytes| visit.ended(bytes))))
     }
 
     async fn decide(
@@ -205,7 +178,7 @@ impl Site {
             }
             Resource::Blob(digest) => {
                 let answered = engine.blob(&repository, &digest, want).await;
-                answered.map(|found| answer::blob(found, &head.headers, want, poison))
+                answered.map(|found| answer::blob(found, head, want, poison))
             }
             Resource::Tags(page) => {
                 let namespace = match source {
@@ -230,6 +203,16 @@ fn subject(resource: &Resource) -> Subject {
         Resource::Tags(_) => Subject { handler: "tags", kind: None },
         Resource::Referrers { .. } => Subject { handler: "referrers", kind: None },
     }
+}
+
+/// The answer to a HEAD: the length that a GET would have, and no body. hyper sees to that in HTTP/1.1 alone.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let length = response.body().length();
+    let headers = response.headers_mut();
+    if length > 0 && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.map(|_| Body::empty())
 }
 
 /// `/`: alive.
@@ -266,24 +249,4 @@ fn to_base(head: &http::request::Parts) -> Response<Body> {
 
 fn accept(headers: &HeaderMap) -> Accept {
     Accept::parse(headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()))
-}
-
-fn lossy(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
-
-fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2.0",
-        _ => "HTTP/1.1",
-    }
-}
-
-/// A method as a label: a closed set, since anybody may send anything.
-fn method(method: &str) -> &'static str {
-    ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]
-        .into_iter()
-        .find(|known| *known == method)
-        .unwrap_or("other")
 }

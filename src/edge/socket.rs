@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::activity::Activity;
+
 /// Says that a connection carried wrong bytes: its end must look like a failure to every client.
 #[derive(Debug, Clone, Default)]
 pub struct Poison(Arc<AtomicBool>);
@@ -34,17 +36,18 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// A stream and the mark that decides how it ends.
+/// A stream, the mark that decides how it ends, and what it tells of its use.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
     poison: Poison,
+    activity: Arc<Activity>,
 }
 
 impl Socket {
     /// Takes a stream.
-    pub fn new(stream: Stream, poison: Poison) -> Self {
-        Self { stream, poison }
+    pub fn new(stream: Stream, poison: Poison, activity: Arc<Activity>) -> Self {
+        Self { stream, poison, activity }
     }
 }
 
@@ -84,10 +87,12 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Stream::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
-        }
+        };
+        self.activity.wrote(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -95,10 +100,12 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
+        let written = match &mut self.stream {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Stream::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
-        }
+        };
+        self.activity.wrote(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

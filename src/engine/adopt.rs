@@ -27,24 +27,19 @@ const STEP_BYTES: usize = 1024 * 1024;
 const CHILDREN_ADOPTED_MAX: usize = 64;
 
 impl Engine {
-    /// Verifies a file of the tree, as a flight that readers can follow. `None`: it can't be right, and was set aside.
-    pub(super) async fn verify_adopted(
+    /// Verifies a file of the tree, as a flight that readers can follow. Nothing but its hash condemns it: what a manifest
+    /// says of its length is a claim of whoever pushed that manifest. `None`: the mirror has too much to do.
+    pub(super) fn verify_adopted(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
         open: OpenBlob,
-        expected: Option<u64>,
     ) -> Option<Arc<Flight>> {
         let size = open.identity.size;
-        let wrong_length = expected.is_some_and(|expected| expected != size);
-        if wrong_length || (size == 0 && *digest != Digest::of(digest.algorithm(), b"")) {
-            self.set_aside(digest, open.identity).await;
-            return None;
-        }
         let flight = match self.flights.board(*digest, repository, true) {
             Boarding::Joined(flight) => return Some(flight),
-            Boarding::Foreign => return None,
             Boarding::Started(flight) => flight,
+            Boarding::Foreign | Boarding::Full => return None,
         };
         if size > VERIFIED_FIRST_BYTES_MAX {
             flight.open(Some(size), Arc::clone(&open.file));
@@ -60,7 +55,9 @@ impl Engine {
 
     /// Hashes the file, moving the watermark along.
     async fn verify(self: &Arc<Self>, flight: &Arc<Flight>, open: OpenBlob) {
-        let _permit = self.verifications.acquire().await;
+        // Small ones have a turn of their own: a config must not wait behind gigabytes.
+        let small = open.identity.size <= VERIFIED_FIRST_BYTES_MAX;
+        let _permit = if small { &self.small_verifications } else { &self.verifications }.acquire().await;
         let digest = flight.digest;
         let hashed = self.hash(flight, &open).await;
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
@@ -70,10 +67,13 @@ impl Engine {
             self.flights.remove(flight);
             return;
         }
-        if let Err(error) = hashed {
-            tracing::error!(%digest, %error, "a stored blob can't be read");
+        match hashed {
+            Ok(_) => self.set_aside(&digest, open.identity).await,
+            // It stays where it is until the right bytes take its place: the disk may think better of it.
+            Err(error) => {
+                tracing::error!(%digest, %error, "a stored blob can't be read; it is fetched again")
+            }
         }
-        self.set_aside(&digest, open.identity).await;
         self.flights.remove(flight);
         flight.fail(Failure::Rotten);
     }
@@ -89,10 +89,11 @@ impl Engine {
                 Ok::<_, std::io::Error>((hasher, step.len() as u64))
             })
             .await??;
-            if step == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
             hasher = back;
+            if step == 0 {
+                // It became shorter: what there is does not hash to the digest.
+                break;
+            }
             at += step;
             flight.commit(at.min(open.identity.size));
         }
@@ -102,9 +103,10 @@ impl Engine {
     async fn set_aside(&self, digest: &Digest, which: files::Identity) {
         tracing::error!(%digest, "a stored blob does not match its digest; it is set aside and fetched again");
         let (store, digest) = (Arc::clone(&self.store), *digest);
-        if let Err(error) = blocking(move || store.quarantine(&digest, which)).await.and_then(|result| result)
-        {
-            tracing::error!(%digest, %error, "could not set a damaged blob aside");
+        match blocking(move || store.quarantine(&digest, which)).await.and_then(|result| result) {
+            Ok(true) => self.index.apply(Batch::new().remove_blob(digest)),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%digest, %error, "could not set a damaged blob aside"),
         }
     }
 
@@ -125,7 +127,7 @@ impl Engine {
     /// What an index of a repository names belongs to that repository, and so does what its children name; of those
     /// that are here already, fetched for another repository or by another program, this says so.
     pub(super) async fn adopt_children(&self, repository: &Repository, index: &Manifest) {
-        let children = index.descriptors.iter().filter(|named| named.role == Role::Manifest);
+        let children = index.descriptors.iter().filter(|named| named.role == Role::Child);
         let children: Vec<_> = children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect();
         if children.is_empty() {
             return;

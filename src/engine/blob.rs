@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::deliver::{CHUNK_BYTES, Source};
+use super::deliver::{PIECE_BYTES, Source};
 use super::flight::{Boarding, Failure, Flight};
 use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
@@ -72,12 +72,8 @@ impl Engine {
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
-                let expected = member.and_then(|row| row.size);
-                match self.verify_adopted(repository, digest, open, expected).await {
-                    Some(flight) => self.follow(repository, flight, outcome).await,
-                    // It is damaged and not in the tree any more.
-                    None => self.blob_from_upstream(repository, digest, member, want).await,
-                }
+                let flight = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
+                self.follow(repository, flight, outcome).await
             }
         }
     }
@@ -127,7 +123,9 @@ impl Engine {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.confirmations.join((repository.key, *digest), || async move {
             let size = engine.upstream.blob_head(&target.name, &wanted).await.map_err(Arc::new)?;
-            let member = MemberRow { size, seen_ms: clock::unix_ms() };
+            // What a manifest said of the length stays.
+            let known = engine.index.member(&target.key, &wanted).and_then(|row| row.size);
+            let member = MemberRow { size: known.or(size), seen_ms: clock::unix_ms() };
             engine.index.apply(Batch::new().put_member(target.key, wanted, member));
             Ok(size)
         });
@@ -150,29 +148,53 @@ impl Engine {
             return Err(fault::blob_busy(fault::WRONG, "wrong bytes moments ago"));
         }
         if want == Want::Head {
-            let size = self.confirm_blob(repository, digest).await?.or(member.and_then(|row| row.size));
-            let size = size
-                .ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
-            return Ok(BlobAnswer { outcome: Outcome::Miss, digest: *digest, size, source: None });
+            return self.head_of_missing(repository, digest, member).await;
         }
-        let mut boarding = self.flights.board(*digest, repository, member.is_some());
+        if self.unstorable.holds(digest, clock::monotonic()) {
+            return self.pass_through(repository, digest).await;
+        }
+        let mut entitled = member.is_some();
+        let mut boarding = self.flights.board(*digest, repository, entitled);
         if matches!(boarding, Boarding::Foreign) {
             self.confirm_blob(repository, digest).await?;
-            boarding = self.flights.board(*digest, repository, true);
+            entitled = true;
+            boarding = self.flights.board(*digest, repository, entitled);
         }
         let (flight, outcome) = match boarding {
             Boarding::Joined(flight) if flight.is_verified() => (flight, Outcome::Hit),
-            Boarding::Joined(flight) => (flight, Outcome::Collapsed),
+            Boarding::Joined(flight) => {
+                tracing::debug!(%digest, repository = %repository.name, "joined a flight");
+                (flight, Outcome::Collapsed)
+            }
             Boarding::Started(flight) => {
                 // Without a pause before: a client that leaves now must not leave a flight that nobody fills.
-                self.start_fill(Arc::clone(&flight), repository.clone(), member.and_then(|row| row.size));
+                let expected = member.and_then(|row| row.size);
+                self.start_fill(Arc::clone(&flight), repository.clone(), entitled, expected);
                 (flight, Outcome::Miss)
             }
-            Boarding::Foreign => {
-                return Err(fault::blob_busy("the mirror is busy", "foreign though confirmed"));
-            }
+            Boarding::Foreign | Boarding::Full => return Err(fault::crowded()),
         };
         self.follow(repository, flight, outcome).await
+    }
+
+    /// The head of a blob that is not in the tree: from a flight that knows its length, else by a HEAD at the upstream.
+    async fn head_of_missing(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        member: Option<MemberRow>,
+    ) -> Result<BlobAnswer, Denial> {
+        let flying = member.and_then(|_| self.flights.find(digest)).and_then(|flight| flight.total());
+        let (size, outcome) = match flying {
+            Some(size) => (Some(size), Outcome::Collapsed),
+            None => {
+                let size = self.confirm_blob(repository, digest).await?;
+                (size.or(member.and_then(|row| row.size)), Outcome::Miss)
+            }
+        };
+        let size =
+            size.ok_or_else(|| fault::blob_busy("the length of the blob is not known", "HEAD gave none"))?;
+        Ok(BlobAnswer { outcome, digest: *digest, size, source: None })
     }
 
     /// Whether another flight brought the blob after somebody had looked for it: then this one carries what that one
@@ -202,7 +224,7 @@ impl Engine {
         match flight.opened(&repository.key).await {
             Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
-            Err(Failure::Disk(error)) => self.pass_through(repository, &digest, &error).await,
+            Err(Failure::Disk(_)) => self.pass_through(repository, &digest).await,
             Err(Failure::Mismatch) => Err(fault::blob_busy(fault::WRONG, "mismatch")),
             // It is not in the tree any more, so this goes to the upstream.
             Err(Failure::Rotten) => {
@@ -220,14 +242,15 @@ impl Engine {
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
-        error: &std::io::Error,
     ) -> Result<BlobAnswer, Denial> {
-        tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
+        // In its turn, like every other transfer.
+        let turn = Arc::clone(&self.fills).acquire_owned().await.map_err(|_| fault::crowded())?;
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
         let opened = self.upstream.blob(&repository.name, digest, 0).await;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
-        let source = Source::Passing(Box::new(Passing::new(transfer, *digest)));
+        let metrics = Arc::clone(&self.metrics);
+        let source = Source::Passing(Box::new(Passing::new(transfer, *digest, metrics, turn)));
         Ok(BlobAnswer { outcome: Outcome::Bypass, digest: *digest, size, source: Some(source) })
     }
 
@@ -258,7 +281,7 @@ fn open(store: &Store, digest: &Digest, known: Option<files::Identity>, want: Wa
     if known != Some(open.identity) {
         return Held::Suspect(open);
     }
-    let small = want == Want::Body && open.identity.size <= CHUNK_BYTES;
+    let small = want == Want::Body && open.identity.size <= PIECE_BYTES;
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
     let head = if small {
         files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length)

@@ -14,8 +14,12 @@ use super::flight::{Failure, Flight, Phase, Progress};
 use crate::registry::ByteRange;
 use crate::sys::files;
 
-/// Bytes of one read. Larger ones gain nothing, and each reader holds one.
-pub const CHUNK_BYTES: u64 = 256 * 1024;
+/// Bytes of one read for a connection of its own. Larger ones gain nothing, and each reader holds one.
+pub const PIECE_BYTES: u64 = 128 * 1024;
+
+/// Bytes of one read for one of many streams of an HTTP/2 connection: hyper holds a piece for each stream that waits, so
+/// 128 of them hold 4 MiB.
+pub const STREAM_PIECE_BYTES: u64 = 32 * 1024;
 
 /// Why a body ended before its length: the connection is broken off, so that nobody takes it for whole.
 #[derive(Debug, thiserror::Error)]
@@ -62,16 +66,16 @@ impl Source {
         !matches!(self, Self::Passing(_))
     }
 
-    /// The bytes of `range`. A passing source ignores the range and gives everything.
-    pub fn read(self, range: ByteRange) -> Body {
+    /// The bytes of `range`, at most `piece` at a time. A passing source ignores both and gives everything as it comes.
+    pub fn read(self, range: ByteRange, piece: u64) -> Body {
         match self {
             Self::Held(file, head) => match head.and_then(|head| cut_out(&head, range)) {
                 Some(all) => Body::Whole(all),
-                None => pieces(FileReader { file, range }, FileReader::next),
+                None => pieces(FileReader { file, range, piece }, FileReader::next),
             },
             Self::Flight(flight) => {
                 let progress = flight.watch();
-                pieces(FlightReader { progress, range }, FlightReader::next)
+                pieces(FlightReader { progress, range, piece }, FlightReader::next)
             }
             Self::Passing(passing) => pieces(*passing, super::passing::Passing::next),
         }
@@ -98,6 +102,7 @@ where
 struct FileReader {
     file: Arc<File>,
     range: ByteRange,
+    piece: u64,
 }
 
 impl FileReader {
@@ -105,7 +110,8 @@ impl FileReader {
         if self.range.first >= self.range.end {
             return Ok(None);
         }
-        let piece = read(&self.file, self.range).await?;
+        let end = self.range.end.min(self.range.first.saturating_add(self.piece));
+        let piece = read(&self.file, ByteRange { first: self.range.first, end }).await?;
         self.range.first += piece.len() as u64;
         Ok(Some((piece, self)))
     }
@@ -115,6 +121,7 @@ impl FileReader {
 struct FlightReader {
     progress: watch::Receiver<Progress>,
     range: ByteRange,
+    piece: u64,
 }
 
 impl FlightReader {
@@ -123,7 +130,7 @@ impl FlightReader {
             return Ok(None);
         }
         let (file, readable) = self.wait().await?;
-        let end = self.range.end.min(readable);
+        let end = self.range.end.min(readable).min(self.range.first.saturating_add(self.piece));
         let piece = read(&file, ByteRange { first: self.range.first, end }).await?;
         self.range.first += piece.len() as u64;
         Ok(Some((piece, self)))
@@ -144,9 +151,9 @@ impl FlightReader {
     }
 }
 
-/// Reads the first piece of a part: at once if it is in memory, else on the blocking pool. Never empty.
+/// Reads a part, or the beginning of it: at once if it is in memory, else on the blocking pool. Never empty.
 async fn read(file: &Arc<File>, range: ByteRange) -> Result<Bytes, Cut> {
-    let length = usize::try_from(range.length().min(CHUNK_BYTES)).unwrap_or(usize::MAX);
+    let length = usize::try_from(range.length()).unwrap_or(usize::MAX);
     let mut buffer = vec![0; length];
     let taken = match files::read_now(file, range.first, &mut buffer)? {
         Some(taken) => taken,

@@ -107,6 +107,11 @@ pub fn late_blob() -> Denial {
     blob_busy(LATE, "no answer within the limit")
 }
 
+/// Too many blobs are being fetched already.
+pub fn crowded() -> Denial {
+    blob_busy("this mirror has too much to fetch", "the table of flights is full")
+}
+
 /// A blob that can't be given for a reason of our own.
 pub fn blob_busy(message: &'static str, cause: impl Display) -> Denial {
     Denial::missed(busy(message, BLOB_WAIT, cause))
@@ -127,13 +132,15 @@ pub fn no_tags(name: &RepositoryName, error: &FetchError) -> Denial {
 }
 
 /// Why what is held goes out unconfirmed.
-pub fn staleness(class: Class) -> Stale {
-    match class {
-        Class::Absent => Stale::Gone,
-        Class::LoginRefused => Stale::Refused,
-        Class::Limited => Stale::Limited,
-        Class::Slow => Stale::Slow,
-        Class::Down | Class::Garbage => Stale::Down,
+pub fn staleness(error: &FetchError) -> Stale {
+    match (error, error.class()) {
+        // It may be a matter of minutes: an account, a rule, a suspended repository.
+        (FetchError::Denied { .. }, _) => Stale::Refused,
+        (_, Class::Absent) => Stale::Gone,
+        (_, Class::LoginRefused) => Stale::Refused,
+        (_, Class::Limited) => Stale::Limited,
+        (_, Class::Slow) => Stale::Slow,
+        (_, Class::Down | Class::Garbage) => Stale::Down,
     }
 }
 

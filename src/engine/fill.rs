@@ -29,6 +29,7 @@ struct Fill {
     engine: Arc<Engine>,
     flight: Arc<Flight>,
     repository: Repository,
+    /// What the manifest says of the length; the upstream's own word comes first, and the digest decides.
     expected: Option<u64>,
 }
 
@@ -38,24 +39,24 @@ impl Engine {
         self: &Arc<Self>,
         flight: Arc<Flight>,
         repository: Repository,
+        entitled: bool,
         expected: Option<u64>,
     ) {
         let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
         tokio::spawn(async move {
             let guard = Landing::new(&fill.engine, &fill.flight);
-            if !fill.engine.landed_meanwhile(&fill.flight).await {
+            if !fill.finds_it_landed(entitled).await {
                 fill.fly().await;
             }
             drop(guard);
         });
     }
 
-    /// Publishes a verified partial and makes its row readable.
-    async fn publish(self: &Arc<Self>, digest: Digest, partial: Partial) -> std::io::Result<()> {
+    /// Publishes a verified partial; gives its row.
+    async fn publish(self: &Arc<Self>, digest: Digest, partial: Partial) -> std::io::Result<BlobRow> {
         let store = Arc::clone(&self.store);
         let identity = blocking(move || store.publish(partial, &digest)).await??;
-        self.index.apply(Batch::new().put_blob(digest, blob_row(identity, false)));
-        Ok(())
+        Ok(blob_row(identity, false))
     }
 }
 
@@ -74,6 +75,18 @@ pub(super) fn blob_row(identity: files::Identity, adopted: bool) -> BlobRow {
 }
 
 impl Fill {
+    /// What landed meanwhile for others is not fetched again; but it takes a right to get it, which the upstream knows.
+    async fn finds_it_landed(&self, entitled: bool) -> bool {
+        let digest = &self.flight.digest;
+        if !entitled {
+            let asked = self.engine.index.blob(digest).is_some();
+            if !asked || self.engine.upstream.blob_head(&self.repository.name, digest).await.is_err() {
+                return false;
+            }
+        }
+        self.engine.landed_meanwhile(&self.flight).await
+    }
+
     async fn fly(&self) {
         let permit = Arc::clone(&self.engine.fills).acquire_owned().await;
         let filled = self.run().await;
@@ -87,28 +100,39 @@ impl Fill {
     /// Fetches everything, and checks it.
     async fn run(&self) -> Result<Partial, Failure> {
         let (repository, transfer) = self.open().await?;
-        let total = self.total(&transfer)?;
-        let mut partial = self.begin(total).await?;
+        let total = transfer.total().or(self.expected);
+        let partial = self.begin(total).await?;
         self.flight.open(total, partial.file());
+        let mut kept = Kept(Some(partial));
+        self.fetch(&repository, transfer, total, &mut kept).await?;
+        kept.0.take().ok_or(Failure::Abandoned)
+    }
+
+    /// Fetches until everything is there and hashes to the digest.
+    async fn fetch(
+        &self,
+        repository: &Repository,
+        transfer: Transfer,
+        total: Option<u64>,
+        kept: &mut Kept,
+    ) -> Result<(), Failure> {
         let mut transfer = Some(transfer);
         let mut waits = RESUME_WAITS.iter();
         loop {
-            let before = partial.written();
-            let (back, ended) = self.receive(partial, transfer.take(), total).await?;
-            partial = back;
-            let error = match ended {
-                Ok(()) => return self.check(partial),
+            let before = kept.written();
+            let error = match self.receive(kept, transfer.take(), total).await? {
+                Ok(()) => return self.check(kept),
                 Err(error) => error,
             };
-            if partial.written() > before {
+            if kept.written() > before {
                 waits = RESUME_WAITS.iter();
             }
             let Some(wait) = waits.next() else {
                 return Err(Failure::Fetch(Arc::new(error)));
             };
-            tracing::warn!(digest = %self.flight.digest, at = partial.written(), %error, "the upstream broke off; going on");
+            tracing::warn!(digest = %self.flight.digest, at = kept.written(), %error, "the upstream broke off; going on");
             tokio::time::sleep(*wait).await;
-            transfer = self.resume(&repository, partial.written()).await?;
+            transfer = self.resume(repository, kept.written()).await?;
         }
     }
 
@@ -120,7 +144,8 @@ impl Fill {
                 Ok(transfer) => return Ok((repository, transfer)),
                 Err(error) => Arc::new(error),
             };
-            if error.class() != Class::Absent {
+            // These concern the repository that was asked for, and nobody else's.
+            if !matches!(error.class(), Class::Absent | Class::LoginRefused) {
                 return Err(Failure::Fetch(error));
             }
             self.engine.deny_blob(&repository, &self.flight.digest, &error);
@@ -128,20 +153,6 @@ impl Fill {
                 Some(next) => repository = next,
                 None => return Err(Failure::Fetch(error)),
             }
-        }
-    }
-
-    /// The length to promise: what the upstream announces, which must be what the manifest says.
-    fn total(&self, transfer: &Transfer) -> Result<Option<u64>, Failure> {
-        match (transfer.total(), self.expected) {
-            (Some(announced), Some(expected)) if announced != expected => {
-                let host = transfer.host().to_owned();
-                Err(Failure::Fetch(Arc::new(FetchError::Malformed {
-                    host,
-                    what: "a blob of another length than its manifest says",
-                })))
-            }
-            (announced, expected) => Ok(announced.or(expected)),
         }
     }
 
@@ -162,45 +173,43 @@ impl Fill {
     /// Writes a transfer to its end, or to where it breaks off; only a failure of our own disk is final here.
     async fn receive(
         &self,
-        mut partial: Partial,
+        kept: &mut Kept,
         transfer: Option<Transfer>,
         total: Option<u64>,
-    ) -> Result<(Partial, Result<(), FetchError>), Failure> {
+    ) -> Result<Result<(), FetchError>, Failure> {
         let Some(mut transfer) = transfer else {
-            let host = self.engine.upstream.host().to_owned();
-            return Ok((partial, Err(FetchError::Cut { host })));
+            return Ok(Err(FetchError::Cut { host: self.engine.upstream.host().to_owned() }));
         };
-        let mut skip = partial.written().saturating_sub(transfer.start());
+        let mut skip = kept.written().saturating_sub(transfer.start());
         let limit = total.unwrap_or(UNANNOUNCED_BYTES_MAX);
         loop {
             let (batch, ended) = gather(&mut transfer, &mut skip).await;
             let bytes: usize = batch.iter().map(Bytes::len).sum();
-            if partial.written() + bytes as u64 > limit {
-                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge {
-                    host: transfer.host().to_owned(),
-                })));
+            if kept.written() + bytes as u64 > limit {
+                let host = transfer.host().to_owned();
+                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge { host })));
             }
             if bytes > 0 {
-                partial = append(partial, batch).await?;
+                kept.append(batch).await?;
                 self.engine.metrics.pulled_blob(bytes as u64);
-                self.flight.commit(partial.written());
+                self.flight.commit(kept.written());
             }
             match ended {
                 None => {}
-                Some(Ok(())) if total.is_some_and(|total| partial.written() < total) => {
-                    return Ok((partial, Err(FetchError::Cut { host: transfer.host().to_owned() })));
+                Some(Ok(())) if total.is_some_and(|total| kept.written() < total) => {
+                    return Ok(Err(FetchError::Cut { host: transfer.host().to_owned() }));
                 }
-                Some(ended) => return Ok((partial, ended)),
+                Some(ended) => return Ok(ended),
             }
         }
     }
 
-    fn check(&self, partial: Partial) -> Result<Partial, Failure> {
-        let got = partial.digest();
-        if got == self.flight.digest {
-            return Ok(partial);
+    fn check(&self, kept: &Kept) -> Result<(), Failure> {
+        let got = kept.0.as_ref().map(Partial::digest);
+        if got == Some(self.flight.digest) {
+            return Ok(());
         }
-        tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
+        tracing::error!(digest = %self.flight.digest, ?got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
         self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
         Err(Failure::Mismatch)
     }
@@ -215,26 +224,59 @@ impl Fill {
         let published = self.engine.publish(digest, partial).await;
         let claimants = self.flight.claimants();
         let member = MemberRow { size, seen_ms: clock::unix_ms() };
-        let batch = claimants
+        let mut batch = claimants
             .iter()
             .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
-        self.engine.index.apply(batch);
-        self.engine.flights.remove(&self.flight);
         match published {
-            Ok(()) => {
-                for claimant in claimants {
-                    self.engine.write_layer_link(&claimant, &digest).await;
+            Ok(row) => {
+                for claimant in &claimants {
+                    self.engine.write_layer_link(claimant, &digest).await;
                 }
+                batch = batch.put_blob(digest, row);
             }
             Err(error) => {
+                self.engine.unstorable.add(digest, (), clock::monotonic());
                 tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
             }
         }
+        self.engine.index.apply(batch);
+        self.engine.flights.remove(&self.flight);
     }
 
     fn crash(&self, failure: Failure) {
+        if let Failure::Disk(error) = &failure {
+            let digest = self.flight.digest;
+            self.engine.unstorable.add(digest, (), clock::monotonic());
+            tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
+        }
         self.engine.flights.remove(&self.flight);
         self.flight.fail(failure);
+    }
+}
+
+/// The partial of a fill. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
+/// system takes a while.
+struct Kept(Option<Partial>);
+
+impl Kept {
+    fn written(&self) -> u64 {
+        self.0.as_ref().map_or(0, Partial::written)
+    }
+
+    /// Writes and hashes on the blocking pool.
+    async fn append(&mut self, batch: Vec<Bytes>) -> Result<(), Failure> {
+        let mut partial = self.0.take().ok_or(Failure::Abandoned)?;
+        let appended = blocking(move || partial.append(&batch).map(|_| partial)).await;
+        self.0 = Some(appended.and_then(|result| result).map_err(disk)?);
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(partial) = self.0.take() {
+            tokio::task::spawn_blocking(move || drop(partial));
+        }
     }
 }
 
@@ -283,11 +325,6 @@ fn skip_front(mut piece: Bytes, skip: &mut u64) -> Bytes {
     let known = usize::try_from(*skip).unwrap_or(usize::MAX).min(piece.len());
     *skip -= known as u64;
     piece.split_off(known)
-}
-
-async fn append(mut partial: Partial, batch: Vec<Bytes>) -> Result<Partial, Failure> {
-    let appended = blocking(move || partial.append(&batch).map(|_| partial)).await;
-    appended.and_then(|result| result).map_err(disk)
 }
 
 fn disk(error: std::io::Error) -> Failure {

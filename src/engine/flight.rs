@@ -123,6 +123,11 @@ impl Flight {
         }
     }
 
+    /// The length of the blob, for a repository that has a right to it; if it is known by now.
+    pub fn total(&self) -> Option<u64> {
+        self.progress.borrow().total
+    }
+
     /// Whether all bytes are there and hash to the digest.
     pub fn is_verified(&self) -> bool {
         matches!(self.progress.borrow().phase, Phase::Verified)
@@ -206,6 +211,10 @@ impl Progress {
     }
 }
 
+/// Most flights at once. Those over the number of fills wait for their turn with about 1 KiB each; a storm of digests that
+/// nobody has ever seen ends here.
+pub const FLIGHTS_MAX: usize = 10_000;
+
 /// All flights by digest.
 #[derive(Debug, Default)]
 pub struct Flights {
@@ -217,10 +226,12 @@ pub struct Flights {
 pub enum Boarding {
     /// It was there.
     Joined(Arc<Flight>),
-    /// It was there, for others; the repository has to show that it may have the blob.
-    Foreign,
     /// It is new: the caller starts its task.
     Started(Arc<Flight>),
+    /// There is one, and nothing shows that the repository may have the blob.
+    Foreign,
+    /// There are [`FLIGHTS_MAX`] of others.
+    Full,
 }
 
 impl Flights {
@@ -230,7 +241,7 @@ impl Flights {
     }
 
     /// Joins the flight for `digest` or begins one. `entitled`: the repository is known to have a right to the blob.
-    /// Another one may begin a flight, which the upstream then grants or denies, but not join one.
+    /// Another one may begin a flight, which the upstream then grants or denies it, but not join one of others.
     pub fn board(&self, digest: Digest, repository: &Repository, entitled: bool) -> Boarding {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(&digest) {
@@ -239,6 +250,8 @@ impl Flights {
                 Claim::Foreign => return Boarding::Foreign,
                 Claim::Closed => {}
             }
+        } else if table.len() >= FLIGHTS_MAX {
+            return Boarding::Full;
         }
         let flight = Arc::new(Flight::new(digest, repository.clone()));
         table.insert(digest, Arc::clone(&flight));

@@ -47,18 +47,22 @@ pub enum Plan {
     Ask,
 }
 
-/// Decides for a tag whose last confirmation, if it is held at all, is `age` old.
-pub fn plan(age: Option<Duration>, rules: &Rules, verdict: Verdict) -> Plan {
+/// Decides for a tag whose last confirmation, if it is held at all, is `age` old. The gate is asked only where its word
+/// counts, since it lets one probe through.
+pub fn plan(age: Option<Duration>, rules: &Rules, verdict: impl FnOnce() -> Verdict) -> Plan {
     let Some(age) = age else { return Plan::Ask };
     if let Some(left) = rules.fresh.checked_sub(age).filter(|left| !left.is_zero()) {
         return Plan::Serve(Outcome::Fresh(left));
     }
-    match verdict {
+    match verdict() {
         Verdict::Closed(why) if rules.allow_stale(why, age) => Plan::Serve(Outcome::Stale(why, age)),
         Verdict::Probe(why) if rules.allow_stale(why, age) => Plan::ServeAndProbe(Outcome::Stale(why, age)),
         _ => Plan::Confirm,
     }
 }
+
+/// How long an upstream may fail before somebody should look: what is served grows old meanwhile.
+pub const ALARM_AFTER: Duration = Duration::from_secs(3600);
 
 /// Whether an upstream is worth waiting for. One for each upstream.
 #[derive(Debug, Default)]
@@ -68,8 +72,11 @@ pub struct Gate {
 
 #[derive(Debug, Clone, Copy)]
 struct Trip {
+    /// The first failure since it last answered.
+    since: Instant,
     at: Instant,
     why: Stale,
+    alarmed: bool,
 }
 
 /// What the gate says to a request for something that is held.
@@ -95,9 +102,19 @@ impl Gate {
         Verdict::Probe(last.why)
     }
 
-    /// The upstream failed, or kept a client waiting.
-    pub fn close(&self, why: Stale, now: Instant) {
-        *lock(&self.trip) = Some(Trip { at: now, why });
+    /// The upstream failed, or kept a client waiting. Whether this is the moment to raise the alarm: once for each time
+    /// that it is gone.
+    pub fn close(&self, why: Stale, now: Instant) -> bool {
+        let mut trip = lock(&self.trip);
+        let (since, alarmed) = trip.map_or((now, false), |last| (last.since, last.alarmed));
+        let alarm = !alarmed && now.saturating_duration_since(since) >= ALARM_AFTER;
+        *trip = Some(Trip { since, at: now, why, alarmed: alarmed || alarm });
+        alarm
+    }
+
+    /// How long it has failed by now.
+    pub fn closed_for(&self, now: Instant) -> Duration {
+        lock(&self.trip).map_or(Duration::ZERO, |trip| now.saturating_duration_since(trip.since))
     }
 
     /// The upstream answered.
@@ -115,9 +132,9 @@ mod tests {
 
     #[test]
     fn by_default_every_request_for_a_tag_asks() {
-        assert_eq!(plan(Some(Duration::ZERO), &RULES, Verdict::Open), Plan::Confirm);
-        assert_eq!(plan(None, &RULES, Verdict::Open), Plan::Ask);
-        assert_eq!(plan(None, &RULES, Verdict::Closed(Stale::Down)), Plan::Ask);
+        assert_eq!(plan(Some(Duration::ZERO), &RULES, || Verdict::Open), Plan::Confirm);
+        assert_eq!(plan(None, &RULES, || Verdict::Open), Plan::Ask);
+        assert_eq!(plan(None, &RULES, || Verdict::Closed(Stale::Down)), Plan::Ask);
     }
 
     #[test]
@@ -125,19 +142,19 @@ mod tests {
         let rules = Rules { fresh: Duration::from_secs(60), ..RULES };
         let left = Duration::from_secs(45);
         assert_eq!(
-            plan(Some(Duration::from_secs(15)), &rules, Verdict::Open),
+            plan(Some(Duration::from_secs(15)), &rules, || Verdict::Open),
             Plan::Serve(Outcome::Fresh(left))
         );
-        assert_eq!(plan(Some(Duration::from_secs(60)), &rules, Verdict::Open), Plan::Confirm);
+        assert_eq!(plan(Some(Duration::from_secs(60)), &rules, || Verdict::Open), Plan::Confirm);
     }
 
     #[test]
     fn stale_tags_have_no_age_limit_unless_one_is_set() {
         let closed = Verdict::Closed(Stale::Slow);
         let served = Plan::Serve(Outcome::Stale(Stale::Slow, 1000 * HOUR));
-        assert_eq!(plan(Some(1000 * HOUR), &RULES, closed), served);
+        assert_eq!(plan(Some(1000 * HOUR), &RULES, || closed), served);
         let rules = Rules { stale_for: Some(HOUR), ..RULES };
-        assert_eq!(plan(Some(2 * HOUR), &rules, closed), Plan::Confirm);
+        assert_eq!(plan(Some(2 * HOUR), &rules, || closed), Plan::Confirm);
         assert!(!rules.allow_stale(Stale::Down, 2 * HOUR) && rules.allow_stale(Stale::Down, HOUR));
     }
 
@@ -158,5 +175,18 @@ mod tests {
         assert_eq!(gate.verdict(start + 2 * GATE_CLOSED_FOR), Verdict::Probe(Stale::Down));
         gate.open();
         assert_eq!(gate.verdict(start), Verdict::Open);
+    }
+
+    #[test]
+    fn an_upstream_that_is_gone_for_an_hour_raises_the_alarm_once() {
+        let (gate, start) = (Gate::default(), crate::sys::clock::monotonic());
+        assert!(!gate.close(Stale::Down, start) && !gate.close(Stale::Slow, start + ALARM_AFTER / 2));
+        assert!(
+            gate.close(Stale::Down, start + ALARM_AFTER) && !gate.close(Stale::Down, start + 2 * ALARM_AFTER)
+        );
+        assert_eq!(gate.closed_for(start + ALARM_AFTER), ALARM_AFTER);
+        gate.open();
+        assert_eq!(gate.closed_for(start + ALARM_AFTER), Duration::ZERO);
+        assert!(!gate.close(Stale::Down, start + 3 * ALARM_AFTER));
     }
 }

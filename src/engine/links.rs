@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use super::{Engine, Repository, blocking};
+use super::{Engine, Repository, blocking, manifest};
 use crate::index::RepoKey;
-use crate::registry::{Digest, Tag};
+use crate::registry::{Digest, Manifest};
 use crate::sys::sync::lock;
 
 /// Most links remembered as written (about 7 MB). When it is full, it starts anew; a link that is there already is
@@ -27,6 +27,10 @@ pub struct Linked {
 impl Linked {
     fn knows(&self, repository: RepoKey, digest: Digest) -> bool {
         lock(&self.known).contains(&(repository, digest))
+    }
+
+    fn forget(&self, link: &(RepoKey, Digest)) {
+        lock(&self.known).remove(link);
     }
 
     fn insert(&self, repository: RepoKey, digest: Digest) {
@@ -60,6 +64,7 @@ impl Engine {
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let written = blocking(move || store.link_layer(&name, &digest)).await;
         if let Err(error) = written.and_then(|result| result) {
+            self.linked.forget(&(repository.key, digest));
             tracing::warn!(%digest, repository = %repository.name, %error, "could not write the layer link");
         }
     }
@@ -73,22 +78,30 @@ impl Engine {
         });
     }
 
-    /// Writes the links of a manifest and of the tags that name it. After its data, so that no link ever dangles.
-    pub(super) async fn write_manifest_links(&self, repository: &Repository, digest: &Digest) {
-        let tags = self.tags_naming(repository, digest);
-        let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
-        let written = blocking(move || {
-            store.link_revision(&name, &digest)?;
-            tags.iter().try_for_each(|tag| store.link_tag(&name, tag, &digest))
-        });
-        if let Err(error) = written.await.and_then(|result| result) {
+    /// Writes the links of a manifest and of the tags that name it. After its data, so that no link ever dangles; and not
+    /// for one that `registry` 2 cannot read, which would fail its whole garbage collection.
+    pub(super) async fn write_manifest_links(self: &Arc<Self>, repository: &Repository, digest: &Digest) {
+        let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
+        let written = blocking(move || engine.link_readable(&target, &wanted)).await;
+        if let Err(error) = written.and_then(|result| result) {
             tracing::warn!(%digest, repository = %repository.name, %error, "could not write the manifest links");
         }
     }
 
-    fn tags_naming(&self, repository: &Repository, digest: &Digest) -> Vec<Tag> {
-        let mut tags = self.index.tags(&repository.key, None, TAGS_MAX);
-        tags.retain(|tag| self.index.tag(&repository.key, tag).is_some_and(|row| row.digest == *digest));
-        tags
+    fn link_readable(&self, repository: &Repository, digest: &Digest) -> std::io::Result<()> {
+        let Some((bytes, _)) = manifest::read(&self.store, digest)? else { return Ok(()) };
+        if !Manifest::parse(&bytes, None).is_ok_and(|manifest| manifest.read_by_registry_2) {
+            return Ok(());
+        }
+        self.store.link_revision(&repository.name, digest)?;
+        // One writer at a time: a tag that moves meanwhile gets its newest link last.
+        let _turn = lock(&self.tag_links);
+        for tag in self.index.tags(&repository.key, None, TAGS_MAX) {
+            let row = self.index.tag(&repository.key, &tag);
+            if row.is_some_and(|row| row.digest == *digest) {
+                self.store.link_tag(&repository.name, &tag, digest)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -91,11 +91,10 @@ impl Engine {
             if held.member {
                 return Ok(held.manifest.answer(Outcome::Hit));
             }
-            self.confirm_manifest(repository, digest).await?;
-            return Ok(held.manifest.answer(Outcome::Revalidated));
+            return self.confirm_manifest(repository, held.manifest).await;
         }
         match want {
-            Want::Head => self.manifest_head(repository, &reference).await,
+            Want::Head => self.manifest_head(repository, digest).await,
             Want::Body => self.fetch_manifest(repository, digest).await,
         }
     }
@@ -108,9 +107,12 @@ impl Engine {
     ) -> Result<ManifestAnswer, Denial> {
         let (engine, target, wanted) = (Arc::clone(self), repository.clone(), *digest);
         let mut ticket = self.fetches.join((repository.key, *digest), || async move {
+            // An earlier fetch may have ended after we had looked for what it brought.
+            if let Some(Present { manifest, member: true }) = engine.held_manifest(&target, &wanted).await {
+                return Ok(manifest);
+            }
             let fetched = engine.upstream.manifest(&target.name, &Reference::Digest(wanted)).await;
-            let fetched = fetched.inspect_err(|error| engine.failed(error)).map_err(Arc::new)?;
-            engine.keep_manifest(&target, fetched)
+            engine.keep_manifest(&target, fetched.map_err(Arc::new)?)
         });
         let outcome = if ticket.joined { Outcome::Collapsed } else { Outcome::Miss };
         match ticket.wait().await {
@@ -125,20 +127,18 @@ impl Engine {
     async fn manifest_head(
         self: &Arc<Self>,
         repository: &Repository,
-        reference: &Reference,
+        digest: &Digest,
     ) -> Result<ManifestAnswer, Denial> {
-        let head = self.upstream.manifest_head(&repository.name, reference).await;
-        let head = head.map_err(|error| self.deny_manifest(repository, reference, &Arc::new(error)))?;
-        match (reference, head.media_type, head.size) {
-            (Reference::Digest(digest), Some(media_type), Some(size)) => {
+        let reference = Reference::Digest(*digest);
+        let head = self.upstream.manifest_head(&repository.name, &reference).await;
+        let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
+        match (head.digest == Some(*digest), head.media_type, head.size) {
+            (true, Some(media_type), Some(size)) => {
                 let member = MemberRow { size: Some(size), seen_ms: clock::unix_ms() };
                 self.index.apply(Batch::new().put_member(repository.key, *digest, member));
                 Ok(ManifestAnswer { outcome: Outcome::Miss, digest: *digest, media_type, size, bytes: None })
             }
-            (Reference::Digest(digest), ..) => self.fetch_manifest(repository, digest).await,
-            (Reference::Tag(_), ..) => {
-                Err(fault::manifest_busy("the tag can't be resolved", "a tag reached the digest path"))
-            }
+            _ => self.fetch_manifest(repository, digest).await,
         }
     }
 
@@ -154,7 +154,7 @@ impl Engine {
             Reference::Tag(tag) => Wanted::Tag(tag.clone()),
             Reference::Digest(digest) => {
                 if class != Class::Absent {
-                    self.withheld.add((repository.key, *digest), fault::staleness(class), now);
+                    self.withheld.add((repository.key, *digest), fault::staleness(error), now);
                 }
                 Wanted::Manifest(*digest)
             }
@@ -200,7 +200,7 @@ impl Engine {
             digest,
             MemberRow { size: Some(size), seen_ms },
         );
-        manifest.descriptors.iter().fold(own, |batch, named| {
+        manifest.descriptors.iter().filter(|named| named.role.is_vouched_for()).fold(own, |batch, named| {
             batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
         })
     }
@@ -214,29 +214,43 @@ impl Engine {
             let published = blocking(move || write(&store, &digest, &bytes)).await.and_then(|result| result);
             match published {
                 Ok(identity) => {
-                    engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
-                    for repository in engine.unpublished.published(&digest) {
-                        if manifest.read_by_registry_2 {
-                            engine.write_manifest_links(&repository, &digest).await;
-                        }
+                    for repository in engine.unpublished.repositories(&digest) {
+                        engine.write_manifest_links(&repository, &digest).await;
                         engine.adopt_children(&repository, &manifest).await;
                     }
+                    engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
+                    engine.unpublished.published(&digest);
                 }
                 Err(error) => {
-                    engine.unpublished.refused(&digest);
+                    engine.unpublished.refused(&digest, clock::monotonic());
                     tracing::error!(%digest, %error, "could not store a manifest; it is kept in memory for now");
                 }
             }
         });
     }
 
+    /// A manifest that the disk refused a while ago is tried once more.
+    fn publish_again(self: &Arc<Self>, repository: &Repository, held: &Held) {
+        if self.unpublished.is_due(&held.digest, clock::monotonic())
+            && let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type))
+            && self.unpublished.add(held, repository)
+        {
+            self.publish_manifest(held.clone(), manifest);
+        }
+    }
+
     /// The manifest as held, hashed again: it costs microseconds, and no rot ever reaches a client.
     ///
     /// A file of the tree counts as a manifest only if it came as one: the index says so, or in a volume that we did not
     /// fill a revision link of the repository. Else a config, which is JSON too, could be had as a manifest.
-    pub(super) async fn held_manifest(&self, repository: &Repository, digest: &Digest) -> Option<Present> {
+    pub(super) async fn held_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<Present> {
         let indexed = self.index.member(&repository.key, digest).is_some();
         if let Some(manifest) = self.unpublished.find(digest) {
+            self.publish_again(repository, &manifest);
             return Some(Present { manifest, member: indexed });
         }
         let row = self.index.blob(digest).filter(|row| row.kind == BlobKind::Manifest);
@@ -270,19 +284,23 @@ impl Engine {
             || self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest)
     }
 
-    /// Asks the upstream whether a manifest that we hold belongs to this repository too.
+    /// A manifest that we hold, for a repository of which only the upstream knows whether it belongs there too. Its HEAD
+    /// says so; one that says nothing (or that it has no HEAD) is followed by a GET.
     async fn confirm_manifest(
         self: &Arc<Self>,
         repository: &Repository,
-        digest: &Digest,
-    ) -> Result<(), Denial> {
-        let reference = Reference::Digest(*digest);
+        held: Held,
+    ) -> Result<ManifestAnswer, Denial> {
+        let reference = Reference::Digest(held.digest);
         let head = self.upstream.manifest_head(&repository.name, &reference).await;
         let head = head.map_err(|error| self.deny_manifest(repository, &reference, &Arc::new(error)))?;
-        let member = MemberRow { size: head.size, seen_ms: clock::unix_ms() };
-        self.index.apply(Batch::new().put_member(repository.key, *digest, member));
-        self.link_manifest(repository, digest);
-        Ok(())
+        if head.digest.is_none_or(|digest| digest != held.digest) {
+            return self.fetch_manifest(repository, &held.digest).await;
+        }
+        let member = MemberRow { size: Some(held.bytes.len() as u64), seen_ms: clock::unix_ms() };
+        self.index.apply(Batch::new().put_member(repository.key, held.digest, member));
+        self.link_manifest(repository, &held.digest);
+        Ok(held.answer(Outcome::Revalidated))
     }
 }
 

@@ -1,8 +1,12 @@
 //! A blob that is passed through because our disk would not take it: correct, uncached, for one client.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::deliver::Cut;
+use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, digest::Hasher};
 use crate::upstream::{FetchError, Transfer};
 
@@ -14,17 +18,26 @@ pub struct Passing {
     digest: Digest,
     hasher: Option<Hasher>,
     held: Option<Bytes>,
+    metrics: Arc<Metrics>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Passing {
-    /// Passes on a transfer from its very beginning.
-    pub fn new(transfer: Transfer, digest: Digest) -> Self {
-        Self { transfer, digest, hasher: Some(Hasher::new(digest.algorithm())), held: None }
+    /// Passes on a transfer from its very beginning. `turn` is held until it ends.
+    pub fn new(
+        transfer: Transfer,
+        digest: Digest,
+        metrics: Arc<Metrics>,
+        turn: OwnedSemaphorePermit,
+    ) -> Self {
+        let hasher = Some(Hasher::new(digest.algorithm()));
+        Self { transfer, digest, hasher, held: None, metrics, _turn: turn }
     }
 
     /// The next piece, one behind the upstream.
     pub async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
         while let Some(piece) = self.transfer.next().await? {
+            self.metrics.pulled_blob(piece.len() as u64);
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&piece);
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::freshness::{CONFIRMATION_WAIT, Verdict};
+use super::freshness::CONFIRMATION_WAIT;
 use super::outcome::Outcome;
 use super::{Engine, Repository};
 use crate::index::RepoKey;
@@ -19,6 +19,9 @@ use crate::upstream::FetchError;
 
 /// How long an answer is remembered: the jobs of one wave ask the same.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// How long an upstream that failed to answer is not asked for any.
+pub const FAILED_FOR: Duration = Duration::from_secs(5);
 
 /// Most answers remembered at once; with the limit below, 16 MiB.
 pub const REMEMBERED_MAX: usize = 256;
@@ -52,7 +55,7 @@ impl Engine {
         if let Some(known) = self.referrers.find(&question, clock::monotonic()) {
             return ReferrersAnswer { outcome: Outcome::Hit, ..known };
         }
-        if let Verdict::Closed(_) = self.gate.verdict(clock::monotonic()) {
+        if self.no_referrers.holds(&(), clock::monotonic()) {
             return ReferrersAnswer { outcome: Outcome::Negative, ..nothing() };
         }
         let (engine, target) = (Arc::clone(self), repository.clone());
@@ -68,7 +71,6 @@ impl Engine {
         let (_, subject, artifact_type) = &question;
         match self.upstream.referrers(&repository.name, subject, artifact_type.as_deref()).await {
             Ok(found) => {
-                self.gate.open();
                 let answer = found.map_or_else(nothing, |found| ReferrersAnswer {
                     body: found.bytes,
                     filtered: found.filtered,
@@ -89,7 +91,7 @@ impl Engine {
         subject: &Digest,
         error: &FetchError,
     ) -> ReferrersAnswer {
-        self.failed(error);
+        self.no_referrers.add((), (), clock::monotonic());
         tracing::debug!(%subject, repository = %repository.name, %error, "no referrers from the upstream");
         nothing()
     }

@@ -86,11 +86,16 @@ impl Naming {
             return Err(NotServed::Source(host.clone()));
         }
         let name = self.on_the_wire(self.without_prefix(source, name));
-        let allowed = self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.matches(&name));
-        if !allowed || self.deny.iter().any(|pattern| pattern.matches(&name)) {
+        if !self.is_served(&name) {
             return Err(NotServed::Pattern);
         }
         Ok(Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name })
+    }
+
+    /// Whether the patterns let a repository be asked for.
+    pub fn is_served(&self, name: &RepositoryName) -> bool {
+        let allowed = self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.matches(name));
+        allowed && !self.deny.iter().any(|pattern| pattern.matches(name))
     }
 
     fn is_alias(&self, host: &str) -> bool {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::freshness::{CONFIRMATION_WAIT, Plan, Verdict, plan};
+use super::freshness::{CONFIRMATION_WAIT, Plan, plan};
 use super::manifest::{Held, ManifestAnswer};
 use super::outcome::{Outcome, Stale};
 use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
@@ -49,7 +49,9 @@ impl Engine {
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
         let known = self.known_tag(repository, tag).await;
-        let verdict = if known.is_some() { self.gate.verdict(clock::monotonic()) } else { Verdict::Open };
+        let verdict = || self.gate.verdict(clock::monotonic());
+        // One from the future (the clock was set back) says nothing: it is just not fresh any more.
+        let age = |row: &TagRow| since(row.validated_ms).unwrap_or(self.rules.fresh);
         match (plan(known.as_ref().map(age), &self.rules, verdict), known) {
             (Plan::Serve(outcome), Some(row)) => self.tag_answer(repository, tag, &row, outcome, want).await,
             (Plan::ServeAndProbe(outcome), Some(row)) => {
@@ -75,10 +77,10 @@ impl Engine {
             Ok(Some(Ok(found))) => {
                 return self.tag_answer(repository, tag, &found, Outcome::Revalidated, want).await;
             }
-            Ok(Some(Err(error))) => (fault::staleness(error.class()), Some(error)),
+            Ok(Some(Err(error))) => (fault::staleness(&error), Some(error)),
             Ok(None) => (Stale::Down, None),
             Err(_) => {
-                self.gate.close(Stale::Slow, clock::monotonic());
+                self.close_gate(Stale::Slow);
                 (Stale::Slow, None)
             }
         };
@@ -163,9 +165,13 @@ impl Engine {
     }
 
     /// The manifest that a tag pointed at before it moved, if it is held and young enough to serve.
-    async fn held_before(&self, repository: &Repository, row: &TagRow) -> Option<(Held, Duration)> {
+    async fn held_before(
+        self: &Arc<Self>,
+        repository: &Repository,
+        row: &TagRow,
+    ) -> Option<(Held, Duration)> {
         let before = row.before?;
-        let age = since(before.validated_ms);
+        let age = since(before.validated_ms).unwrap_or_default();
         if !self.rules.allow_stale(Stale::Down, age) {
             return None;
         }
@@ -255,15 +261,27 @@ impl Engine {
     }
 
     /// The upstream failed. What it says of one thing alone, be it nonsense, says nothing about the others.
-    pub(super) fn failed(&self, error: &FetchError) {
+    fn failed(&self, error: &FetchError) {
         let class = error.class();
         if !matches!(class, Class::Absent | Class::Garbage) {
-            self.gate.close(fault::staleness(class), clock::monotonic());
+            self.close_gate(fault::staleness(error));
         }
     }
 
+    fn close_gate(&self, why: Stale) {
+        if self.gate.close(why, clock::monotonic()) {
+            let (host, why) = (self.upstream.host(), Outcome::Stale(why, Duration::ZERO).label());
+            tracing::error!(host, why, "for an hour no tag could be confirmed: what is served grows old");
+        }
+    }
+
+    /// How long the upstream has failed to confirm any tag.
+    pub fn unconfirmed_for(&self) -> Duration {
+        self.gate.closed_for(clock::monotonic())
+    }
+
     /// The tag as the index has it, or as `registry` left it in the volume: then it counts as never confirmed.
-    async fn known_tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRow> {
+    async fn known_tag(self: &Arc<Self>, repository: &Repository, tag: &Tag) -> Option<TagRow> {
         if let Some(row) = self.index.tag(&repository.key, tag) {
             return self.is_servable(repository, &row).await.then_some(row);
         }
@@ -275,9 +293,9 @@ impl Engine {
 
     /// Whether a HEAD at least can be answered from the row: a tag that was only ever asked by HEAD is known without
     /// its manifest.
-    async fn is_servable(&self, repository: &Repository, row: &TagRow) -> bool {
+    async fn is_servable(self: &Arc<Self>, repository: &Repository, row: &TagRow) -> bool {
         let head_alone = row.media_type.is_some() && row.size.is_some();
-        head_alone || self.held_manifest(repository, &row.digest).await.is_some()
+        head_alone || row.before.is_some() || self.held_manifest(repository, &row.digest).await.is_some()
     }
 
     /// The linux/amd64 child for a client that knows no lists. Without one it gets the list: `Accept` never refuses.
@@ -294,18 +312,22 @@ impl Engine {
         else {
             return answer;
         };
-        self.find_manifest(repository, &child, want).await.unwrap_or(answer)
+        match self.find_manifest(repository, &child, want).await {
+            Ok(image) if image.outcome == Outcome::Hit => ManifestAnswer { outcome: answer.outcome, ..image },
+            Ok(image) => image,
+            Err(_) => answer,
+        }
     }
 }
 
 /// How long ago the upstream confirmed a tag.
 fn age(row: &TagRow) -> Duration {
-    since(row.validated_ms)
+    since(row.validated_ms).unwrap_or_default()
 }
 
-/// The time since a stamp. One from the future (the clock was set back) counts as just now.
-fn since(stamp_ms: u64) -> Duration {
-    Duration::from_millis(clock::unix_ms().saturating_sub(stamp_ms))
+/// The time since a stamp, unless it lies in the future.
+fn since(stamp_ms: u64) -> Option<Duration> {
+    clock::unix_ms().checked_sub(stamp_ms).map(Duration::from_millis)
 }
 
 /// The client asked for a tag, so an absence names the tag and not the digest behind it.

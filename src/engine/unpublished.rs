@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::Repository;
 use super::manifest::Held;
@@ -11,6 +12,9 @@ use crate::sys::sync::lock;
 /// Most bytes of manifests in memory. At 4 KiB each that is 16,000 of them; a manifest over the limit is given out and
 /// not kept.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long a disk that refused a manifest is left alone with it.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// Most repositories that one manifest waits for; the links of others are written at their next miss.
 const REPOSITORIES_MAX: usize = 64;
@@ -32,8 +36,8 @@ struct Waiting {
     held: Held,
     /// Whom it was fetched for.
     repositories: Vec<Repository>,
-    /// The disk refused it; it gives way to others.
-    refused: bool,
+    /// When the disk refused it; since then it gives way to others.
+    refused_at: Option<Instant>,
 }
 
 impl Unpublished {
@@ -42,7 +46,9 @@ impl Unpublished {
     pub fn add(&self, held: &Held, repository: &Repository) -> bool {
         let mut table = lock(&self.table);
         let bytes = held.bytes.len();
-        if let Some(waiting) = table.waiting.get_mut(&held.digest).filter(|waiting| !waiting.refused) {
+        if let Some(waiting) =
+            table.waiting.get_mut(&held.digest).filter(|waiting| waiting.refused_at.is_none())
+        {
             waiting.add(repository);
             return false;
         }
@@ -55,7 +61,7 @@ impl Unpublished {
         }
         repositories.push(repository.clone());
         table.bytes += bytes;
-        table.waiting.insert(held.digest, Waiting { held: held.clone(), repositories, refused: false });
+        table.waiting.insert(held.digest, Waiting { held: held.clone(), repositories, refused_at: None });
         true
     }
 
@@ -64,16 +70,27 @@ impl Unpublished {
         lock(&self.table).waiting.get(digest).map(|waiting| waiting.held.clone())
     }
 
-    /// Its file is in the tree. Gives the repositories that it belongs to.
-    pub fn published(&self, digest: &Digest) -> Vec<Repository> {
-        lock(&self.table).remove(digest)
+    /// The repositories that wait for it.
+    pub fn repositories(&self, digest: &Digest) -> Vec<Repository> {
+        lock(&self.table).waiting.get(digest).map(|waiting| waiting.repositories.clone()).unwrap_or_default()
     }
 
-    /// The disk would not take it: it stays here as long as there is room, and its next arrival is a new try.
-    pub fn refused(&self, digest: &Digest) {
+    /// Its file is in the tree, and its row readable.
+    pub fn published(&self, digest: &Digest) {
+        lock(&self.table).remove(digest);
+    }
+
+    /// The disk would not take it: it stays here as long as there is room, and is tried again after a while.
+    pub fn refused(&self, digest: &Digest, now: Instant) {
         if let Some(waiting) = lock(&self.table).waiting.get_mut(digest) {
-            waiting.refused = true;
+            waiting.refused_at = Some(now);
         }
+    }
+
+    /// Whether it is time for a new try.
+    pub fn is_due(&self, digest: &Digest, now: Instant) -> bool {
+        let refused_at = lock(&self.table).waiting.get(digest).and_then(|waiting| waiting.refused_at);
+        refused_at.is_some_and(|at| now.saturating_duration_since(at) >= RETRY_AFTER)
     }
 }
 
@@ -93,7 +110,7 @@ impl Table {
     }
 
     fn drop_refused(&mut self) {
-        self.waiting.retain(|_, waiting| !waiting.refused);
+        self.waiting.retain(|_, waiting| waiting.refused_at.is_none());
         self.bytes = self.waiting.values().map(|waiting| waiting.held.bytes.len()).sum();
     }
 }
@@ -121,7 +138,8 @@ mod tests {
         assert!(unpublished.add(&one, &first));
         assert!(!unpublished.add(&one, &second) && !unpublished.add(&one, &second));
         assert_eq!(unpublished.find(&one.digest).unwrap().bytes, one.bytes);
-        assert_eq!(unpublished.published(&one.digest), [first, second]);
+        assert_eq!(unpublished.repositories(&one.digest), [first, second]);
+        unpublished.published(&one.digest);
         assert!(unpublished.find(&one.digest).is_none());
         assert_eq!(lock(&unpublished.table).bytes, 0);
     }
@@ -132,12 +150,18 @@ mod tests {
         let all: Vec<_> = (1..=3).map(|seed| manifest(seed, half)).collect();
         let whose = repository("a/a");
         assert!(unpublished.add(&all[0], &whose) && unpublished.add(&all[1], &whose));
-        unpublished.refused(&all[0].digest);
+        let now = crate::sys::clock::monotonic();
+        unpublished.refused(&all[0].digest, now);
+        assert!(
+            !unpublished.is_due(&all[0].digest, now)
+                && !unpublished.is_due(&all[1].digest, now + RETRY_AFTER)
+        );
+        assert!(unpublished.is_due(&all[0].digest, now + RETRY_AFTER));
         assert!(unpublished.find(&all[0].digest).is_some());
         assert!(unpublished.add(&all[2], &whose), "the refused one gives way");
         assert!(unpublished.find(&all[0].digest).is_none());
         assert!(!unpublished.add(&all[0], &whose), "the others do not");
-        unpublished.refused(&all[1].digest);
+        unpublished.refused(&all[1].digest, now);
         assert!(unpublished.add(&all[1], &whose), "its next arrival is a new try");
     }
 }

@@ -41,6 +41,7 @@ struct Rows {
     generation: u64,
     forgotten: u64,
     stopping: bool,
+    ended: bool,
 }
 
 impl Overlay {
@@ -52,12 +53,18 @@ impl Overlay {
         lock(&self.rows).pending.get(key).map(|(pending, _)| pending.clone())
     }
 
-    /// All pending rows under a prefix, from a key on.
-    pub(super) fn from(&self, start: &[u8], prefix: &[u8]) -> Vec<(Vec<u8>, Pending)> {
+    /// Pending rows under a prefix, from a key on: up to so many rows, and the removals before them.
+    pub(super) fn from(&self, start: &[u8], prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Pending)> {
         let rows = lock(&self.rows);
         let range = (std::ops::Bound::Included(start), std::ops::Bound::Unbounded);
+        let mut left = limit;
         let under = rows.pending.range::<[u8], _>(range).take_while(|(key, _)| key.starts_with(prefix));
-        under.map(|(key, (pending, _))| (key.clone(), pending.clone())).collect()
+        let wanted = under.take_while(|(_, (pending, _))| {
+            let takes = left > 0;
+            left -= usize::from(takes && matches!(pending, Pending::Row(_)));
+            takes
+        });
+        wanted.map(|(key, (pending, _))| (key.clone(), pending.clone())).collect()
     }
 
     /// Takes rows in, as one generation.
@@ -111,6 +118,19 @@ impl Overlay {
     pub(super) fn stop(&self) {
         lock(&self.rows).stopping = true;
         self.changed.notify_all();
+    }
+
+    /// The writer has ended.
+    pub(super) fn end(&self) {
+        lock(&self.rows).ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of the writer; whether it came.
+    pub(super) fn wait_for_end(&self, wait: Duration) -> bool {
+        let rows = lock(&self.rows);
+        let waited = self.changed.wait_timeout_while(rows, wait, |rows| !rows.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
     /// Waits a while before the next try; whether the writer is to end.

@@ -1,7 +1,6 @@
 //! The one thread that writes: LMDB ties a write transaction to its thread.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,6 +11,9 @@ use super::overlay::{Overlay, Pending, Write};
 /// How long rows gather into one commit. A commit costs two syncs; a reader never waits for it.
 const GATHER: Duration = Duration::from_millis(100);
 
+/// How long the last commit may take at the stop.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
 /// Waits between tries of a commit that failed; the last one goes on.
 const RETRY_WAITS: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
@@ -21,18 +23,23 @@ const RETRY_WAITS: [Duration; 4] =
 pub(super) struct Writer {
     overlay: Arc<Overlay>,
     committed: watch::Receiver<u64>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     pub(super) fn start(map: Map, overlay: Arc<Overlay>) -> Self {
         let (done, committed) = watch::channel(0);
         let pending = Arc::clone(&overlay);
-        let spawned =
-            std::thread::Builder::new().name("index".to_owned()).spawn(move || run(&map, &pending, &done));
-        let thread = spawned
-            .inspect_err(|error| tracing::error!(%error, "the index has no writer; it is lost at the stop"));
-        Self { overlay, committed, thread: thread.ok() }
+        let spawned = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
+            let _end = End(Arc::clone(&pending));
+            // Closed before the end is told, so that the folder can be opened again.
+            let map = map;
+            run(&map, &pending, &done);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "the index has no writer; it is lost at the stop");
+            overlay.end();
+        }
+        Self { overlay, committed }
     }
 
     /// Waits until a generation is durable. A writer that is gone makes nothing durable; then there is nothing to wait for.
@@ -41,14 +48,21 @@ impl Writer {
         let _ = committed.wait_for(|done| *done >= generation).await;
     }
 
-    /// Commits what is pending, and ends the thread.
-    pub(super) fn stop(mut self) {
+    /// Commits what is pending, and ends the thread; a disk that hangs is not waited for long.
+    pub(super) fn stop(self) {
         self.overlay.stop();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the writer of the index panicked");
+        if !self.overlay.wait_for_end(STOP_WAIT) {
+            tracing::error!("the disk does not take the index; its last rows are found again in the tree");
         }
+    }
+}
+
+/// Says that the thread has ended, however it does.
+struct End(Arc<Overlay>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Entry {
     pub outcome: &'static str,
     /// From the head of the request to the end of the answer.
     pub took: Duration,
-    /// Of this request; also in the structured log.
+    /// Of this request.
     pub id: u64,
 }
 

@@ -1,5 +1,6 @@
 //! Counters for Prometheus: the names that `registry` 3 has, and our own under `tidegate_`. `docs/metrics.md` lists them.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -79,8 +80,20 @@ pub struct Metrics {
     fills: Gauge,
     limit: Gauge,
     remaining: Gauge,
-    lost: Gauge,
+    lost: Counter,
     unhealthy: Gauge,
+    account_refused: Gauge,
+    unconfirmed: Gauge,
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What is read when the metrics are asked for, not counted.
@@ -94,6 +107,10 @@ pub struct Snapshot {
     pub lost: u64,
     /// Failing health checks.
     pub unhealthy: usize,
+    /// Whether the upstream refuses our account.
+    pub account_refused: bool,
+    /// How long the upstream has failed to confirm any tag.
+    pub unconfirmed: Duration,
 }
 
 impl Default for Metrics {
@@ -114,8 +131,10 @@ impl Default for Metrics {
             fills: Gauge::default(),
             limit: Gauge::default(),
             remaining: Gauge::default(),
-            lost: Gauge::default(),
+            lost: Counter::default(),
             unhealthy: Gauge::default(),
+            account_refused: Gauge::default(),
+            unconfirmed: Gauge::default(),
         };
         metrics.register_proxy();
         metrics.register_http();
@@ -158,10 +177,24 @@ impl Metrics {
         own.register("fills", "Blobs being fetched", self.fills.clone());
         own.register(
             "upstream_ratelimit",
-            "Requests per window that the upstream allows",
+            "Requests per window that the upstream allows; -1 while unknown",
             self.limit.clone(),
         );
-        own.register("upstream_ratelimit_remaining", "What is left of them", self.remaining.clone());
+        own.register(
+            "upstream_ratelimit_remaining",
+            "What is left of them; -1 while unknown",
+            self.remaining.clone(),
+        );
+        own.register(
+            "upstream_account_refused",
+            "1 while the upstream refuses the account of this mirror",
+            self.account_refused.clone(),
+        );
+        own.register(
+            "upstream_unconfirmed_seconds",
+            "How long the upstream has confirmed no tag, while it failed to",
+            self.unconfirmed.clone(),
+        );
         own.register("log_lines_lost", "Log lines that nobody read in time", self.lost.clone());
         own.register("health_checks_failing", "Health checks that fail", self.unhealthy.clone());
     }
@@ -191,9 +224,10 @@ impl Metrics {
         self.durations.get_or_create(&HandlerLabels { handler, method }).observe(took.as_secs_f64());
     }
 
-    /// Client connections opened and not yet closed.
-    pub fn connections(&self) -> &Gauge {
-        &self.connections
+    /// A client connection was opened; it counts as long as this lives.
+    pub fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
     }
 
     /// A connection was closed at once: too many are open.
@@ -212,11 +246,12 @@ impl Metrics {
         let wide = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.fills.set(whole(now.fills));
         self.unhealthy.set(whole(now.unhealthy));
-        self.lost.set(wide(now.lost));
-        if let Some((limit, remaining)) = now.allowance {
-            self.limit.set(wide(limit));
-            self.remaining.set(wide(remaining));
-        }
+        self.lost.inner().store(now.lost, Ordering::Relaxed);
+        self.account_refused.set(i64::from(now.account_refused));
+        self.unconfirmed.set(wide(now.unconfirmed.as_secs()));
+        let (limit, remaining) = now.allowance.map_or((-1, -1), |(limit, left)| (wide(limit), wide(left)));
+        self.limit.set(limit);
+        self.remaining.set(remaining);
         let mut exposition = String::new();
         // Writing to a string fails only if a metric can't be written as text, and ours can.
         let _ = text::encode(&mut exposition, &self.registry);
@@ -248,7 +283,7 @@ mod tests {
         metrics.content(Kind::Blob, "hit", true, 7);
         metrics.answered("blob", "GET", 200, Duration::from_millis(3));
         let exposition =
-            metrics.expose(Snapshot { fills: 2, allowance: Some((100, 76)), lost: 0, unhealthy: 1 });
+            metrics.expose(Snapshot { fills: 2, allowance: Some((100, 76)), ..Snapshot::default() });
         check(&exposition, "registry_proxy_hits_total{type=\"blob\"} 1");
         check(&exposition, "registry_proxy_pushed_bytes_total{type=\"blob\"} 7");
         check(&exposition, "tidegate_answers_total{type=\"blob\",outcome=\"hit\"} 1");

@@ -39,10 +39,21 @@ pub struct Descriptor {
 /// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A config or a layer: asked at `/blobs/`.
+    /// A config or a layer that the registry keeps: asked at `/blobs/`.
     Blob,
-    /// A child of an index, or the subject of a referrer: asked at `/manifests/`.
-    Manifest,
+    /// A layer that clients fetch elsewhere. Registries take its digest without having it, so it is nobody's right to it.
+    ForeignLayer,
+    /// A child of an index: asked at `/manifests/`.
+    Child,
+    /// The subject of a referrer. Registries take any digest here.
+    Subject,
+}
+
+impl Role {
+    /// Whether the registry that took the document made sure that the repository has what is named.
+    pub fn is_vouched_for(self) -> bool {
+        matches!(self, Self::Blob | Self::Child)
+    }
 }
 
 /// Why a document is not taken as a manifest.
@@ -82,6 +93,8 @@ struct WireDescriptor {
     digest: String,
     size: Option<u64>,
     platform: Option<Platform>,
+    #[serde(default)]
+    urls: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -160,19 +173,30 @@ impl Document {
     }
 
     fn descriptors(self) -> Vec<Descriptor> {
-        let blobs = self.config.into_iter().chain(self.layers.into_iter().flatten());
-        let manifests = self.manifests.into_iter().flatten().chain(self.subject);
-        let old = self.fs_layers.into_iter().flatten().map(|layer| WireDescriptor {
-            digest: layer.blob_sum,
-            size: None,
-            platform: None,
+        let config = self.config.into_iter().map(|wire| (wire, Role::Blob));
+        let layers = self.layers.into_iter().flatten().map(|wire| {
+            let role = if wire.is_foreign() { Role::ForeignLayer } else { Role::Blob };
+            (wire, role)
         });
-        let named = blobs.chain(old).map(|d| (d, Role::Blob)).chain(manifests.map(|d| (d, Role::Manifest)));
+        let old = self.fs_layers.into_iter().flatten().map(|layer| (layer.into(), Role::Blob));
+        let children = self.manifests.into_iter().flatten().map(|wire| (wire, Role::Child));
+        let subject = self.subject.into_iter().map(|wire| (wire, Role::Subject));
+        let named = config.chain(layers).chain(old).chain(children).chain(subject);
         named.take(DESCRIPTORS_MAX).filter_map(|(wire, role)| wire.read(role)).collect()
     }
 }
 
+impl From<FsLayer> for WireDescriptor {
+    fn from(layer: FsLayer) -> Self {
+        Self { digest: layer.blob_sum, size: None, platform: None, urls: None }
+    }
+}
+
 impl WireDescriptor {
+    fn is_foreign(&self) -> bool {
+        self.urls.as_ref().is_some_and(|urls| !urls.is_empty())
+    }
+
     /// A descriptor whose digest cannot be parsed can't be asked for either, so it is left out.
     fn read(self, role: Role) -> Option<Descriptor> {
         let platform = self.platform.map(|platform| format!("{}/{}", platform.os, platform.architecture));

@@ -21,7 +21,7 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let sound =
             text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b));
-        let wildcards = text.split('*').count().saturating_sub(1);
+        let wildcards = text.replace("**", "*").matches('*').count();
         if text.is_empty() || !sound || wildcards > WILDCARDS_MAX {
             Err(PatternError)
         } else {

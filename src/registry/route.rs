@@ -3,6 +3,8 @@
 //! The path is read as it came: no percent-decoding, no case folding, no `.` or `//` clean-up. The grammar of names and
 //! digests allows none of these, so a path that needs them leads nowhere.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use super::digest::Digest;
@@ -131,10 +133,13 @@ impl Request<'_> {
     /// `ns=` if given, else the host before `/v2`. Two different `ns=` could be read differently by whoever stands
     /// between, so they are refused.
     fn source(&self, host: Option<&str>) -> Result<Option<Source>, Refusal> {
-        let mut given = self.parameters("ns");
+        let mut given = self.values("ns");
         match (given.next(), given.next()) {
             (None, _) => Ok(host.map(|host| Source::Prefix(host.to_owned()))),
-            (Some(one), None) => Ok(Some(Source::Namespace(one))),
+            (Some(one), None) if one.len() > PARAMETER_CHARACTERS_MAX => {
+                Err(Fault::new(Code::NameUnknown).because("ns is longer than any host").into())
+            }
+            (Some(one), None) => Ok(Some(Source::Namespace(one.into_owned()))),
             (Some(_), Some(_)) => {
                 Err(Fault::new(Code::NameUnknown).because("ns was given more than once").into())
             }
@@ -204,11 +209,16 @@ impl Request<'_> {
         Ok(Page { n, last: self.parameters("last").next() })
     }
 
-    /// All values of a query parameter, percent-decoded.
+    /// The values of a query parameter that are short enough to mean anything.
     fn parameters<'q>(&'q self, wanted: &'q str) -> impl Iterator<Item = String> + 'q {
+        let short = self.values(wanted).filter(|value| value.len() <= PARAMETER_CHARACTERS_MAX);
+        short.map(Cow::into_owned)
+    }
+
+    /// All values of a query parameter, percent-decoded.
+    fn values<'q>(&'q self, wanted: &'q str) -> impl Iterator<Item = Cow<'q, str>> {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());
-        let values = pairs.filter(move |(name, _)| name == wanted).map(|(_, value)| value.into_owned());
-        values.filter(|value| value.len() <= PARAMETER_CHARACTERS_MAX)
+        pairs.filter(move |(name, _)| name == wanted).map(|(_, value)| value)
     }
 }
 

@@ -83,6 +83,11 @@ impl Layout {
         self.ours().join("lock")
     }
 
+    /// Whose the links are.
+    pub(super) fn links_owner(&self) -> PathBuf {
+        self.ours().join("links-owner")
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.ours().join("index")
     }

@@ -2,9 +2,13 @@
 //!
 //! `registry` reads the whole content as a digest, so one byte more breaks it; and it collects garbage by these files,
 //! so every link has its data before it. Whatever is not exactly a digest is read as absent and mended by the next write.
+//!
+//! A link says nothing of the upstream and the account that its content was fetched with. So the links of a volume count
+//! only as long as both stay the same: a file of ours names them, and says for ever that there were several once there
+//! were.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Store, files, folders};
@@ -13,6 +17,9 @@ use crate::sys::entropy;
 
 /// Longest content of a link that is read: a sha512 digest has 135 characters.
 const LINK_BYTES_MAX: usize = 256;
+
+/// Stands for the links of more than one upstream or account.
+const SEVERAL: &str = "several\n";
 
 /// Deepest nesting of a repository's name that a walk follows; 255 characters hold 128 components.
 const DEPTH_MAX: usize = 128;
@@ -46,17 +53,17 @@ impl Store {
 
     /// Whether a blob belongs to a repository, by its link.
     pub fn has_layer(&self, name: &RepositoryName, digest: &Digest) -> bool {
-        read_link(&self.layout.layer_link(name, digest)) == Some(*digest)
+        self.links_count && read_link(&self.layout.layer_link(name, digest)) == Some(*digest)
     }
 
     /// Whether a manifest belongs to a repository, by its link.
     pub fn has_revision(&self, name: &RepositoryName, digest: &Digest) -> bool {
-        read_link(&self.layout.revision_link(name, digest)) == Some(*digest)
+        self.links_count && read_link(&self.layout.revision_link(name, digest)) == Some(*digest)
     }
 
     /// What a tag points at, by its link.
     pub fn read_tag(&self, name: &RepositoryName, tag: &Tag) -> Option<Digest> {
-        read_link(&self.layout.tag_link(name, tag))
+        read_link(&self.layout.tag_link(name, tag)).filter(|_| self.links_count)
     }
 
     /// Names of the repositories in the tree, at most `limit`.
@@ -90,9 +97,44 @@ impl Store {
         if let Some(folder) = path.parent() {
             folders(folder)?;
         }
+        self.replace(path, digest.to_string().as_bytes())
+    }
+
+    /// Puts a small file in a place, durably: after a power cut it is whole or as before. `registry` fails its whole
+    /// garbage collection over one empty link.
+    pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let aside = self.layout.partials().join(format!("link.{}", entropy::hex()));
-        fs::write(&aside, digest.to_string())?;
-        fs::rename(&aside, path).inspect_err(|_| drop(fs::remove_file(&aside)))
+        let written = fs::File::create_new(&aside).and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_data()
+        });
+        written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| drop(fs::remove_file(&aside)))
+    }
+}
+
+/// Whether the links of the tree are those of `owner`, an upstream and an account; from now on they are, or nobody's.
+pub(super) fn belong_to(store: &Store, owner: &str) -> bool {
+    let path = store.layout.links_owner();
+    let found = match fs::read_to_string(&path) {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "it can't be told whose the links of the volume are");
+            return false;
+        }
+    };
+    let (belongs, now) = match found.as_deref() {
+        None => (true, owner),
+        Some(found) if found == owner => return true,
+        Some(SEVERAL) => return false,
+        Some(_) => (false, SEVERAL),
+    };
+    match store.replace(&path, now.as_bytes()) {
+        Ok(()) => belongs,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "it can't be noted whose the links of the volume are");
+            false
+        }
     }
 }
 

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::registry::digest::{Algorithm, Digest, Hasher};
 use crate::sys::files;
 
-/// From this length on, room is reserved before the first byte. Smaller ones are written faster than reserved.
-const RESERVED_FROM_BYTES: u64 = 1024 * 1024;
+/// From this length on, room is reserved before the first byte. Of smaller ones nothing goes out before all is written,
+/// so a full disk need not show earlier.
+const RESERVED_FROM_BYTES: u64 = 16 * 1024;
 
 /// Most slices in one write; the kernel's own limit is 1,024.
 const SLICES_MAX: usize = 512;

@@ -5,8 +5,12 @@ use std::os::unix::fs::symlink;
 
 const CONTENT: &[u8] = b"some content";
 
+fn owner() -> Owner {
+    Owner::new("docker.io", None)
+}
+
 fn store(folder: &tempfile::TempDir) -> Store {
-    Store::open(folder.path(), PushVolume::Refuse).unwrap()
+    Store::open(folder.path(), PushVolume::Refuse, &owner()).unwrap()
 }
 
 fn put(store: &Store, content: &'static [u8]) -> Digest {
@@ -125,7 +129,10 @@ fn a_damaged_link_is_absent_and_mended_by_the_next_write() {
 fn two_processes_never_share_a_volume() {
     let folder = tempfile::tempdir().unwrap();
     let first = store(&folder);
-    assert!(matches!(Store::open(folder.path(), PushVolume::Allow), Err(StoreError::Locked { .. })));
+    assert!(matches!(
+        Store::open(folder.path(), PushVolume::Allow, &owner()),
+        Err(StoreError::Locked { .. })
+    ));
     drop(first);
     store(&folder);
 }
@@ -134,17 +141,17 @@ fn two_processes_never_share_a_volume() {
 fn the_volume_of_a_push_registry_is_refused_until_an_upstream_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("docker/registry/v2/repositories/app/_manifests")).unwrap();
-    let refused = Store::open(folder.path(), PushVolume::Refuse);
+    let refused = Store::open(folder.path(), PushVolume::Refuse, &owner());
     assert!(matches!(refused, Err(StoreError::PushRegistry { .. })));
     assert!(!folder.path().join("tidegate").exists(), "a refused volume is left as it was");
-    drop(Store::open(folder.path(), PushVolume::Allow).unwrap());
+    drop(Store::open(folder.path(), PushVolume::Allow, &owner()).unwrap());
     store(&folder);
 }
 
 #[test]
 fn an_unwritable_root_says_whose_it_is() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Store::open(&file.path().join("root"), PushVolume::Refuse).unwrap_err().to_string();
+    let error = Store::open(&file.path().join("root"), PushVolume::Refuse, &owner()).unwrap_err().to_string();
     assert!(error.contains(&file.path().display().to_string()) && error.contains("mode 0600"), "{error}");
 }
 
@@ -179,9 +186,34 @@ fn a_damaged_blob_leaves_the_tree_and_few_are_kept() {
 
 #[test]
 fn a_temporary_store_leaves_nothing_behind() {
-    let store = Store::temporary().unwrap();
+    let store = Store::temporary(&owner()).unwrap();
     let root = store.root().to_owned();
     put(&store, CONTENT);
     drop(store);
     assert!(!root.exists());
+}
+
+#[test]
+fn links_count_only_for_the_upstream_and_account_that_all_of_them_were_written_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = Digest::sha256(CONTENT);
+    let counts = |owner: Owner| {
+        let store = Store::open(folder.path(), PushVolume::Allow, &owner).unwrap();
+        put(&store, CONTENT);
+        store.link_layer(&name("a/b"), &digest).unwrap();
+        store.link_revision(&name("a/b"), &digest).unwrap();
+        store.link_tag(&name("a/b"), &"latest".parse().unwrap(), &digest).unwrap();
+        let all = [
+            store.has_layer(&name("a/b"), &digest),
+            store.has_revision(&name("a/b"), &digest),
+            store.read_tag(&name("a/b"), &"latest".parse().unwrap()).is_some(),
+        ];
+        assert!(all.iter().all(|one| *one == all[0]));
+        all[0]
+    };
+    assert!(counts(Owner::new("docker.io", Some("bot"))) && counts(Owner::new("docker.io", Some("bot"))));
+    assert!(!counts(Owner::new("docker.io", None)));
+    // What the account saw is among them for good.
+    assert!(!counts(Owner::new("docker.io", None)) && !counts(Owner::new("docker.io", Some("bot"))));
+    assert_ne!(Owner::new("a", Some("b\nc")), Owner::new("a", Some("b")));
 }

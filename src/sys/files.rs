@@ -127,14 +127,14 @@ pub fn unmappable(path: &Path) -> io::Result<Option<&'static str>> {
         0x0102_1997 => Some("9p"),
         0x6573_5546 => Some("FUSE or virtiofs"),
         0x794c_7630 => Some("overlay"),
+        0x00c3_6400 => Some("Ceph"),
+        0x0bd0_0bd0 => Some("Lustre"),
+        0x0116_1970 => Some("GFS2"),
+        0x7461_636f => Some("OCFS2"),
+        0x5346_414f => Some("AFS"),
+        0x786f_4256 => Some("a shared folder of VirtualBox"),
         _ => None,
     })
-}
-
-/// Bytes in all and bytes free for this process on the file system of a path.
-pub fn space(path: &Path) -> io::Result<(u64, u64)> {
-    let status = fs::statvfs(path)?;
-    Ok((status.f_blocks.saturating_mul(status.f_frsize), status.f_bavail.saturating_mul(status.f_frsize)))
 }
 
 /// The user of this process.
@@ -148,11 +148,14 @@ pub fn is_root() -> bool {
 }
 
 /// Raises the limit of open files to what the system lets this process have: every connection and every body needs one.
-pub fn raise_descriptor_limit() -> io::Result<()> {
+/// Gives the limit as it is then; `None` is without limit.
+pub fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum })?;
-    Ok(())
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    getrlimit(Resource::Nofile).current
 }
 
 #[cfg(test)]

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::budget::Budget;
 use super::error::FetchError;
-use super::resolver::{Guarded, Learned, Recording};
-use super::token::{self, Login, Next, Scope, Ticket, TokenRequest, Tokens};
-use super::transport::{SetupError, build, read, send, shown};
+use super::realm::fetch_token;
+use super::resolver::{Guarded, Learned, Lookups, Recording};
+use super::token::{Login, Next, Scope, Ticket, Tokens};
+use super::transport::{SetupError, build, retry_after, send, shown};
 use super::{Setup, challenge, policy};
 use crate::sys::collapse::Collapse;
 use crate::sys::entropy;
+
+/// Most questions at once, up to the headers of their answers: each has a connection. The others wait their turn.
+const QUESTIONS_MAX: usize = 256;
 
 /// How long one question may take up to the headers of its answer, all tries, tokens and redirects together: a client
 /// is to be told within 10 s.
@@ -29,9 +34,6 @@ const RETRY_WAITS: [Duration; 3] =
 
 /// Most redirects of one question.
 const HOPS_MAX: usize = 5;
-
-/// Longest `Retry-After` that is believed.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// A question.
 #[derive(Debug, Clone)]
@@ -61,8 +63,6 @@ impl Ask {
     }
 }
 
-type Fetched = Result<Ticket, FetchError>;
-
 /// The connections to an upstream and to where it sends us.
 #[derive(Debug)]
 pub struct Client {
@@ -73,8 +73,9 @@ pub struct Client {
     listed: Vec<String>,
     learned: Learned,
     tokens: Arc<Tokens>,
-    fetches: Collapse<(Login, Scope), Fetched>,
+    fetches: Collapse<(Login, Scope), Result<Ticket, FetchError>>,
     budget: Budget,
+    questions: Semaphore,
 }
 
 impl Client {
@@ -83,10 +84,18 @@ impl Client {
         let learned = Learned::of(&setup.url);
         let host = shown(&setup.url);
         let listed: Vec<_> = setup.realms.iter().chain(&setup.redirects).cloned().collect();
-        let recording =
-            Recording { learned: learned.clone(), host: setup.url.host_str().unwrap_or_default().to_owned() };
-        let names = listed.iter().map(|entry| bare_name(entry)).collect();
-        let guarded = Guarded { learned: learned.clone(), listed: names, proxies: setup.proxy_hosts.clone() };
+        let lookups = Lookups::default();
+        let recording = Recording {
+            lookups: lookups.clone(),
+            learned: learned.clone(),
+            host: setup.url.host_str().unwrap_or_default().to_owned(),
+        };
+        let guarded = Guarded {
+            lookups,
+            learned: learned.clone(),
+            listed: listed.iter().map(|entry| bare_name(entry)).collect(),
+            proxies: setup.proxy_hosts.clone(),
+        };
         let own = build(setup, |builder| builder.dns_resolver(Arc::new(recording)))?;
         let foreign = build(setup, |builder| builder.dns_resolver(Arc::new(guarded)))?;
         let (account, realms) = (setup.account.clone(), setup.realms.clone());
@@ -102,6 +111,7 @@ impl Client {
             tokens: Arc::new(tokens),
             fetches,
             budget,
+            questions: Semaphore::new(QUESTIONS_MAX),
         })
     }
 
@@ -128,7 +138,11 @@ impl Client {
     /// Asks, with all tries there are, and gives an answer with a status of success.
     pub async fn ask(&self, ask: &Ask) -> Result<Response, FetchError> {
         let limit = FetchError::Timeout { host: self.host.clone(), what: "answer", limit: ANSWER_WAIT };
-        tokio::time::timeout(ANSWER_WAIT, self.persist(ask)).await.unwrap_or(Err(limit))
+        let answer = async {
+            let _turn = self.questions.acquire().await;
+            self.persist(ask).await
+        };
+        tokio::time::timeout(ANSWER_WAIT, answer).await.unwrap_or(Err(limit))
     }
 
     async fn persist(&self, ask: &Ask) -> Result<Response, FetchError> {
@@ -146,13 +160,17 @@ impl Client {
 
     /// Asks with what is known to be wanted; on 401 once more with what is wanted now.
     async fn with_token(&self, ask: &Ask) -> Result<Response, FetchError> {
-        let (ticket, fresh) = self.ticket(&ask.scope).await?;
+        let (ticket, fresh) = match self.ticket(&ask.scope).await {
+            // It may have another token server by now: ask it with nothing, and hear.
+            Err(error) if error.may_be_an_old_realm() && self.tokens.forget_challenge() => (None, false),
+            found => found?,
+        };
         let answer = self.follow(ask, ticket.as_ref()).await?;
-        let Some(challenge) = wanted(&answer) else {
-            return self.judge(answer, ticket.as_ref());
+        let Some(challenge) = self.challenge(&answer) else {
+            return self.judge(answer, ticket.as_ref()).await;
         };
         let insufficient = matches!(&challenge, challenge::Challenge::Bearer { error: Some(error), .. } if error == "insufficient_scope");
-        self.tokens.refused(&ask.scope, challenge, ticket.as_ref());
+        self.tokens.refused(&ask.scope, challenge, ticket.as_ref())?;
         if fresh && insufficient && ticket.is_some() {
             // The very newest token does not do: this repository is not for us, or does not exist.
             return Err(self.denied());
@@ -162,7 +180,14 @@ impl Client {
             return Err(self.denied());
         }
         let answer = self.follow(ask, again.as_ref()).await?;
-        self.judge(answer, again.as_ref())
+        self.judge(answer, again.as_ref()).await
+    }
+
+    /// What the upstream wants, if its answer is a 401. One from where it sent us is none of ours.
+    fn challenge(&self, answer: &Response) -> Option<challenge::Challenge> {
+        let asks = answer.status() == StatusCode::UNAUTHORIZED && shown(answer.url()) == self.host;
+        let lines = answer.headers().get_all(header::WWW_AUTHENTICATE);
+        asks.then(|| challenge::parse(lines.iter().filter_map(|line| line.to_str().ok()))).flatten()
     }
 
     /// The token for a scope, and whether it was fetched just now.
@@ -233,21 +258,34 @@ impl Client {
     }
 
     /// What the status of the final answer means.
-    fn judge(&self, answer: Response, ticket: Option<&Ticket>) -> Result<Response, FetchError> {
+    async fn judge(&self, answer: Response, ticket: Option<&Ticket>) -> Result<Response, FetchError> {
         let host = shown(answer.url());
         let own = host == self.host;
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::UNAUTHORIZED if own && is_basic(ticket) => {
-                self.tokens.login_refused();
-                Err(FetchError::LoginRefused { host })
-            }
+            StatusCode::UNAUTHORIZED if own && is_basic(ticket) => Err(self.basic_refusal(ticket).await),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if own => Err(self.denied()),
             StatusCode::NOT_FOUND if own => Err(FetchError::NotFound { host }),
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
             }
             status => Err(FetchError::Status { host, status: status.as_u16() }),
+        }
+    }
+
+    /// A 401 to our password may be about one repository, or about the account: the base of the API tells.
+    async fn basic_refusal(&self, ticket: Option<&Ticket>) -> FetchError {
+        let base = Ask::new(Method::GET, "/v2/".to_owned(), None);
+        match self.follow(&base, ticket).await {
+            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {
+                self.tokens.login_refused();
+                FetchError::LoginRefused { host: self.host.clone() }
+            }
+            Ok(answer) if answer.status().is_success() => {
+                self.tokens.login_accepted();
+                self.denied()
+            }
+            _ => self.denied(),
         }
     }
 
@@ -270,41 +308,6 @@ impl Client {
     }
 }
 
-async fn fetch_token(
-    client: &reqwest::Client,
-    tokens: &Tokens,
-    request: &TokenRequest,
-    scope: &Scope,
-) -> Fetched {
-    let mut headers = HeaderMap::new();
-    let basic = request.account.as_ref().and_then(token::basic_header);
-    basic.map(|basic| headers.insert(header::AUTHORIZATION, basic));
-    let answer = send(client, Method::GET, &request.url, headers).await?;
-    let host = shown(answer.url());
-    match answer.status() {
-        status if status.is_success() => {
-            let document = read(answer, token::DOCUMENT_BYTES_MAX).await?;
-            tokens.keep(scope, request.login, &document)
-        }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if request.login == Login::Account => {
-            tokens.login_refused();
-            Err(FetchError::LoginRefused { host })
-        }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Denied { host }),
-        StatusCode::TOO_MANY_REQUESTS => {
-            Err(FetchError::RateLimited { host, retry_after: retry_after(answer.headers()) })
-        }
-        status => Err(FetchError::Status { host, status: status.as_u16() }),
-    }
-}
-
-/// The challenge of a 401.
-fn wanted(answer: &Response) -> Option<challenge::Challenge> {
-    let lines = answer.headers().get_all(header::WWW_AUTHENTICATE);
-    let lines = lines.iter().filter_map(|line| line.to_str().ok());
-    (answer.status() == StatusCode::UNAUTHORIZED).then(|| challenge::parse(lines)).flatten()
-}
-
 fn redirection(answer: &Response) -> Option<String> {
     let moved = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = answer.headers().get(header::LOCATION)?.to_str().ok()?;
@@ -313,20 +316,6 @@ fn redirection(answer: &Response) -> Option<String> {
 
 fn is_basic(ticket: Option<&Ticket>) -> bool {
     ticket.is_some_and(|ticket| ticket.header.as_bytes().starts_with(b"Basic "))
-}
-
-/// Seconds or a date (RFC 9110 section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            let now = jiff::Timestamp::try_from(crate::sys::clock::now()).ok()?;
-            Duration::try_from(date.duration_since(now)).unwrap_or_default()
-        }
-    };
-    Some(wait.clamp(Duration::from_secs(1), RETRY_AFTER_MAX))
 }
 
 fn jitter(wait: Duration) -> Duration {
@@ -343,20 +332,6 @@ fn bare_name(entry: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_bounded() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
-            retry_after(&headers)
-        };
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("0"), Some(Duration::from_secs(1)));
-        assert_eq!(read("99999999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(1)));
-        assert_eq!(read("soon"), None);
-    }
 
     #[test]
     fn listed_hosts_are_read_in_every_spelling() {

@@ -145,6 +145,18 @@ impl FetchError {
         }
     }
 
+    /// Whether it may come from a token server that the upstream does not use any more.
+    pub(super) fn may_be_an_old_realm(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Timeout { .. }
+                | Self::Status { .. }
+                | Self::Malformed { .. }
+                | Self::ForbiddenRealm { .. }
+        )
+    }
+
     /// Whether the same question may get another answer in a moment.
     pub(super) fn is_passing(&self) -> bool {
         match self {

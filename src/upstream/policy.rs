@@ -78,6 +78,9 @@ fn network_v4(address: Ipv4Addr) -> Network {
 }
 
 fn network_v6(address: Ipv6Addr) -> Network {
+    if let Some(inner) = tunnelled_v4(address) {
+        return network_v4(inner);
+    }
     if address.is_unicast_link_local() || address.is_unspecified() || address.is_multicast() {
         Network::Never
     } else if address.is_loopback() {
@@ -86,6 +89,16 @@ fn network_v6(address: Ipv6Addr) -> Network {
         Network::Private
     } else {
         Network::Public
+    }
+}
+
+/// The IPv4 address that a gateway would reach under an IPv6 one: NAT64 (RFC 6052) and 6to4 (RFC 3056).
+fn tunnelled_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let join = |high: u16, low: u16| Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(join(high, low)),
+        [0x2002, high, low, ..] => Some(join(high, low)),
+        _ => None,
     }
 }
 

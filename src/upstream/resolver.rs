@@ -8,6 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::policy::{self, Network, Networks};
+use crate::sys::collapse::Collapse;
 use crate::sys::sync::lock;
 
 /// The networks of an upstream, learned from its URL and from each resolution of its name.
@@ -32,9 +33,29 @@ impl Learned {
     }
 }
 
+/// Lookups by the system's resolver, which occupy a thread each for as long as a name server does not answer: one at a
+/// time for each name.
+#[derive(Debug, Clone, Default)]
+pub struct Lookups(Arc<Collapse<String, Looked>>);
+
+type Looked = Result<Vec<SocketAddr>, Arc<std::io::Error>>;
+
+impl Lookups {
+    async fn look_up(&self, name: &Name) -> Looked {
+        let wanted = name.as_str().to_owned();
+        let mut lookup = self.0.join(wanted.clone(), || async move {
+            tokio::net::lookup_host((wanted, 0)).await.map(Iterator::collect).map_err(Arc::new)
+        });
+        let gone = || Err(Arc::new(std::io::Error::other("the lookup failed")));
+        lookup.wait().await.unwrap_or_else(gone)
+    }
+}
+
 /// Resolves for the upstream itself, and learns.
 #[derive(Debug)]
 pub struct Recording {
+    /// How.
+    pub lookups: Lookups,
     /// Where to write.
     pub learned: Learned,
     /// The name of the upstream; a proxy in front of it teaches nothing.
@@ -44,9 +65,9 @@ pub struct Recording {
 impl Resolve for Recording {
     fn resolve(&self, name: Name) -> Resolving {
         let own = name.as_str().eq_ignore_ascii_case(&self.host);
-        let learned = self.learned.clone();
+        let (learned, lookups) = (self.learned.clone(), self.lookups.clone());
         Box::pin(async move {
-            let addresses = look_up(&name).await?;
+            let addresses = lookups.look_up(&name).await?;
             if own {
                 let mut networks = lock(&learned.0);
                 addresses.iter().for_each(|address| networks.add(address.ip()));
@@ -59,6 +80,8 @@ impl Resolve for Recording {
 /// Resolves for redirects and token servers, and refuses.
 #[derive(Debug)]
 pub struct Guarded {
+    /// How.
+    pub lookups: Lookups,
     /// The networks of the upstream.
     pub learned: Learned,
     /// Names that may lead anywhere but to [`Network::Never`].
@@ -71,9 +94,9 @@ impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         let is_in = |names: &[String]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str()));
         let (proxy, listed) = (is_in(&self.proxies), is_in(&self.listed));
-        let networks = self.learned.networks();
+        let (networks, lookups) = (self.learned.networks(), self.lookups.clone());
         Box::pin(async move {
-            let found = look_up(&name).await?;
+            let found = lookups.look_up(&name).await?;
             let admitted = |address: &SocketAddr| {
                 proxy
                     || networks.admit(address.ip())
@@ -88,11 +111,6 @@ impl Resolve for Guarded {
     }
 }
 
-/// The addresses of a name, by the system's resolver, on the blocking pool.
-async fn look_up(name: &Name) -> std::io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +118,8 @@ mod tests {
     async fn guarded(learned: &str, listed: &[&str], proxies: &[&str]) -> bool {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let learned = Learned::of(&learned.parse().unwrap());
-        let guarded = Guarded { learned, listed: owned(listed), proxies: owned(proxies) };
+        let (listed, proxies) = (owned(listed), owned(proxies));
+        let guarded = Guarded { lookups: Lookups::default(), learned, listed, proxies };
         guarded.resolve("localhost".parse().unwrap()).await.is_ok()
     }
 
@@ -116,7 +135,8 @@ mod tests {
     #[tokio::test]
     async fn the_networks_of_an_upstream_are_learned_when_it_is_resolved() {
         let learned = Learned::default();
-        let recording = Recording { learned: learned.clone(), host: "localhost".into() };
+        let (lookups, host) = (Lookups::default(), "localhost".into());
+        let recording = Recording { lookups, learned: learned.clone(), host };
         assert!(!learned.networks().loopback);
         let _ = recording.resolve("localhost".parse().unwrap()).await.unwrap();
         assert!(learned.networks().loopback);

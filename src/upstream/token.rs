@@ -86,12 +86,25 @@ struct Kept {
 /// A question to a token server.
 #[derive(Debug, Clone)]
 pub struct TokenRequest {
-    /// The realm with service and scope.
+    /// The realm with service and account, without a scope.
     pub url: Url,
+    /// What the token is for.
+    pub scope: Scope,
     /// Who asks.
     pub login: Login,
     /// The account, if it is the one who asks.
     pub account: Option<Account>,
+}
+
+impl TokenRequest {
+    /// The realm with all that the token server is to know.
+    pub fn scoped(&self) -> Url {
+        let mut url = self.url.clone();
+        if let Some(name) = &self.scope {
+            url.query_pairs_mut().append_pair("scope", &format!("repository:{name}:pull"));
+        }
+        url
+    }
 }
 
 /// What to do before a request.
@@ -153,19 +166,23 @@ impl Tokens {
         scope: &Scope,
         login: Login,
     ) -> Result<TokenRequest, FetchError> {
-        let Some(mut url) = policy::realm(&self.upstream, realm, &self.realms) else {
-            let realm =
-                Url::parse(realm).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-            return Err(FetchError::ForbiddenRealm { host: self.host.clone(), realm });
-        };
+        let mut url = self.realm(realm)?;
         let account = self.account.clone().filter(|_| login == Login::Account);
         {
             let mut query = url.query_pairs_mut();
             service.map(|service| query.append_pair("service", service));
-            scope.as_ref().map(|name| query.append_pair("scope", &format!("repository:{name}:pull")));
             account.as_ref().map(|account| query.append_pair("account", &account.username));
         }
-        Ok(TokenRequest { url, login, account })
+        Ok(TokenRequest { url, scope: scope.clone(), login, account })
+    }
+
+    /// The URL of a realm, if the rules let it see us.
+    fn realm(&self, realm: &str) -> Result<Url, FetchError> {
+        policy::realm(&self.upstream, realm, &self.realms).ok_or_else(|| {
+            let url = Url::parse(realm).ok();
+            let realm = url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+            FetchError::ForbiddenRealm { host: self.host.clone(), realm }
+        })
     }
 
     fn basic(&self, login: Login) -> Option<Ticket> {
@@ -196,8 +213,17 @@ impl Tokens {
         Ok(ticket)
     }
 
-    /// A request was answered with 401: learns what is wanted, and drops the token that did not do.
-    pub fn refused(&self, scope: &Scope, challenge: Challenge, used: Option<&Ticket>) {
+    /// A request was answered with 401: learns what is wanted, and drops the token that did not do. A realm that the
+    /// rules forbid is not remembered.
+    pub fn refused(
+        &self,
+        scope: &Scope,
+        challenge: Challenge,
+        used: Option<&Ticket>,
+    ) -> Result<(), FetchError> {
+        if let Challenge::Bearer { realm, .. } = &challenge {
+            self.realm(realm)?;
+        }
         let mut state = lock(&self.state);
         state.challenge = Some(challenge);
         if let Some(used) = used
@@ -205,13 +231,28 @@ impl Tokens {
         {
             state.kept.remove(&(used.login, scope.clone()));
         }
+        Ok(())
+    }
+
+    /// Forgets what the upstream wanted, so that the next answer tells anew. Whether there was anything to forget.
+    pub fn forget_challenge(&self) -> bool {
+        lock(&self.state).challenge.take().is_some()
+    }
+
+    /// The account was taken.
+    pub fn login_accepted(&self) {
+        let mut state = lock(&self.state);
+        state.refused_at = None;
+        state.accepted = true;
     }
 
     /// The account itself was refused. Says whether the request may go on without it.
     pub fn login_refused(&self) -> bool {
+        let now = clock::monotonic();
         let mut state = lock(&self.state);
         state.accepted = false;
-        if state.refused_at.replace(clock::monotonic()).is_none() {
+        let before = state.refused_at.replace(now);
+        if before.is_none_or(|before| now.saturating_duration_since(before) >= REFUSAL) {
             let goes_on =
                 if self.fallback { "requests go on anonymously" } else { "nothing new can be fetched" };
             tracing::error!(host = self.host, "the upstream refused the account of this mirror; {goes_on}");

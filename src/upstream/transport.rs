@@ -18,6 +18,9 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept: upstreams close theirs after a minute or more.
 const IDLE_WAIT: Duration = Duration::from_secs(50);
 
+/// Longest `Retry-After` that is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
 /// How long the body of a small answer may take.
 pub const DOCUMENT_WAIT: Duration = Duration::from_secs(20);
 
@@ -123,4 +126,37 @@ fn innermost(error: &dyn std::error::Error) -> String {
         deepest = source;
     }
     deepest.to_string()
+}
+
+/// Seconds or a date (RFC 9110 section 10.2.3).
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            let now = jiff::Timestamp::try_from(crate::sys::clock::now()).ok()?;
+            Duration::try_from(date.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.clamp(Duration::from_secs(1), RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("0"), Some(Duration::from_secs(1)));
+        assert_eq!(read("99999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(1)));
+        assert_eq!(read("soon"), None);
+    }
 }

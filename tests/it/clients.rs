@@ -5,7 +5,7 @@ mod buildah;
 mod containerd;
 mod docker;
 mod documented;
-mod peers;
+pub mod peers;
 mod podman;
 mod skopeo;
 

@@ -111,3 +111,34 @@ async fn a_damaged_blob_is_mended_within_the_request() {
     assert_eq!(hub.count(Seen::is_blob_transfer), 1);
     mirror.logged("does not match its digest");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_does_not_fit_any_more_is_passed_through_whatever_its_size() {
+    let hub = Hub::start().await;
+    let layers = [image::layer(1, 100_000), image::layer(2, 900_000)];
+    let image = image::publish(&hub, "library/app", Some("1"), OCI, &layers);
+    let setup = Setup::of(&hub.url());
+    let root = setup.root();
+    std::fs::create_dir_all(&root).unwrap();
+    let path = root.to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=2m", "none", path]);
+    let mounted = Mounted(path.to_owned());
+    let mirror = setup.start();
+    // Whatever is left is taken by somebody else.
+    assert!(std::fs::write(root.join("filler"), vec![0; 4 * 1024 * 1024]).is_err());
+    for layer in &image.layers {
+        for _ in 0..2 {
+            let answer = get(&mirror.url(&format!("/v2/library/app/blobs/{layer}"))).await;
+            assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, layer));
+            assert_eq!(answer.header("cache-status"), "tidegate; fwd=bypass");
+        }
+    }
+    let tag = mirror.url("/v2/library/app/manifests/1");
+    assert_eq!(get(&tag).await.digest(), image.digest);
+    // The manifest is kept in memory meanwhile: a counted question at every pull would burn the limit.
+    mirror.logged("kept in memory");
+    assert_eq!(get(&tag).await.digest(), image.digest);
+    assert_eq!(hub.count(Seen::is_counted), 1);
+    drop(mirror);
+    drop(mounted);
+}

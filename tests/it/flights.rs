@@ -1,8 +1,8 @@
 //! One transfer for everybody.
 
-use crate::support::hub::{Fault, Host, Hub, Seen};
-use crate::support::image::{self, OCI};
-use crate::support::mirror::Setup;
+use crate::support::hub::{ACCOUNT, Fault, Host, Hub, Seen};
+use crate::support::image::{self, Image, OCI};
+use crate::support::mirror::{Mirror, Setup};
 use crate::support::pull::{self, get, head, open};
 use crate::support::{is_long, soon};
 
@@ -134,4 +134,148 @@ async fn a_blob_is_no_permission_for_another_repository() {
     let shared = get(&layer("sharing")).await;
     assert_eq!((shared.status, shared.header("cache-status")), (200, "tidegate; hit; detail=revalidated"));
     assert_eq!(hub.count(Seen::is_blob_transfer), 1);
+}
+
+/// A blob that is in one repository and not in another, and the flight that somebody of each wants to board.
+struct Contest {
+    hub: Hub,
+    mirror: Mirror,
+    image: Image,
+}
+
+impl Contest {
+    async fn new() -> Self {
+        let hub = Hub::start().await;
+        let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 500_000)]);
+        image::publish(&hub, "library/other", Some("1"), OCI, &[]);
+        let mirror = Setup::of(&hub.url()).with("REGISTRY_LOG_LEVEL", "debug").start();
+        assert_eq!(get(&mirror.url("/v2/library/app/manifests/1")).await.digest(), image.digest);
+        Self { hub, mirror, image }
+    }
+
+    fn layer(&self, repository: &str) -> String {
+        self.mirror.url(&format!("/v2/library/{repository}/blobs/{}", self.image.layers[0]))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_is_not_joined_without_a_right_to_the_blob() {
+    let contest = Contest::new().await;
+    let gate = contest.hub.fault(Host::Cdn, "GET", Fault::Gate(100_000));
+    let mut entitled = open(&contest.layer("app")).await;
+    let first = entitled.chunk().await.unwrap().unwrap();
+    let foreign = get(&contest.layer("other")).await;
+    assert_eq!((foreign.status, foreign.code().as_str()), (404, "BLOB_UNKNOWN"));
+    contest.hub.release();
+    let rest = pull::finish(entitled).await;
+    let whole = [first, rest.body].concat();
+    assert_eq!(tidegate::registry::Digest::sha256(&whole).to_string(), contest.image.layers[0]);
+    assert_eq!((gate.applied(), contest.hub.count(Seen::is_blob_transfer)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flight_goes_on_under_the_next_repository_when_the_first_is_turned_away() {
+    let contest = Contest::new().await;
+    let hold = contest.hub.fault(Host::Registry, "GET /v2/library/other/blobs/", Fault::Hold);
+    let (foreign, entitled) = (contest.layer("other"), contest.layer("app"));
+    let foreign = tokio::spawn(async move { get(&foreign).await });
+    contest.hub.arrived(1, |seen| seen.path.contains("other/blobs")).await;
+    let entitled = tokio::spawn(async move { get(&entitled).await });
+    contest.mirror.logged("joined a flight");
+    contest.hub.release();
+    assert_eq!(foreign.await.unwrap().status, 404);
+    let entitled = entitled.await.unwrap();
+    assert_eq!((entitled.status, entitled.digest()), (200, contest.image.layers[0].clone()));
+    assert_eq!(entitled.header("cache-status"), "tidegate; fwd=uri-miss; collapsed");
+    assert!(hold.applied() >= 1);
+    // And the one that was turned away gains nothing from the blob being held now.
+    assert_eq!(get(&contest.layer("other")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_says_of_a_length_condemns_nothing() {
+    let contest = Contest::new().await;
+    assert_eq!(get(&contest.layer("app")).await.status, 200);
+    contest.hub.blob("library/liar", image::layer(1, 500_000));
+    let claim = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI.manifest,
+        "config": { "mediaType": OCI.config, "digest": contest.image.layers[0], "size": 1 },
+        "layers": [],
+    });
+    contest.hub.manifest("library/liar", Some("1"), OCI.manifest, claim.to_string());
+    let (setup, _) = contest.mirror.stop();
+    // Every file looks as if another program had put it there.
+    std::fs::remove_dir_all(setup.root().join("tidegate/index")).unwrap();
+    let mirror = setup.start();
+    assert_eq!(get(&mirror.url("/v2/library/liar/manifests/1")).await.status, 200);
+    contest.hub.forget();
+    let blob = |name: &str| mirror.url(&format!("/v2/library/{name}/blobs/{}", contest.image.layers[0]));
+    for name in ["liar", "app"] {
+        assert_eq!(get(&blob(name)).await.digest(), contest.image.layers[0], "{name}");
+    }
+    assert_eq!(contest.hub.count(Seen::is_blob_transfer), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_a_subject_nor_a_foreign_layer_is_a_right_to_what_it_names() {
+    let contest = Contest::new().await;
+    assert_eq!(get(&contest.layer("app")).await.status, 200);
+    let (secret, layer) = (&contest.image.digest, &contest.image.layers[0]);
+    let claim = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI.manifest,
+        "subject": { "mediaType": OCI.manifest, "digest": secret, "size": contest.image.manifest.len() },
+        "layers": [{ "mediaType": OCI.layer, "digest": layer, "size": 1, "urls": ["https://elsewhere.test/x"] }],
+    });
+    contest.hub.manifest("library/other", Some("claim"), OCI.manifest, claim.to_string());
+    assert_eq!(get(&contest.mirror.url("/v2/library/other/manifests/claim")).await.status, 200);
+    let manifest = contest.mirror.url(&format!("/v2/library/other/manifests/{secret}"));
+    assert_eq!(get(&manifest).await.status, 404);
+    assert_eq!(get(&contest.layer("other")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_of_one_account_are_no_right_of_another() {
+    let hub = Hub::start().await;
+    let image = image::publish(&hub, "corp/app", Some("1"), OCI, &[image::layer(1, 50_000)]);
+    hub.make_private("corp/app");
+    let setup = Setup::of(&hub.url()).with("REGISTRY_PROXY_USERNAME", ACCOUNT.0);
+    let mirror = setup.with("REGISTRY_PROXY_PASSWORD", ACCOUNT.1).start();
+    let paths = |mirror: &Mirror| {
+        let of = |rest: &str| mirror.url(&format!("/v2/corp/app/{rest}"));
+        [
+            of("manifests/1"),
+            of(&format!("manifests/{}", image.digest)),
+            of(&format!("blobs/{}", image.layers[0])),
+        ]
+    };
+    for url in paths(&mirror) {
+        assert_eq!(get(&url).await.status, 200);
+    }
+    let (setup, _) = mirror.stop();
+    let account = setup.clone();
+    let anonymous = setup.without("REGISTRY_PROXY_USERNAME").without("REGISTRY_PROXY_PASSWORD").start();
+    for url in paths(&anonymous) {
+        assert_eq!(get(&url).await.status, 404, "{url}");
+    }
+    anonymous.stop();
+    // The account's own rows are still there.
+    hub.forget();
+    for url in paths(&account.start()) {
+        assert_eq!(get(&url).await.status, 200, "{url}");
+    }
+    assert_eq!(hub.count(Seen::is_blob_transfer) + hub.count(Seen::is_counted), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_blob_in_flight_costs_no_question() {
+    let contest = Contest::new().await;
+    contest.hub.fault(Host::Cdn, "GET", Fault::Gate(100_000));
+    let flying = open(&contest.layer("app")).await;
+    contest.hub.forget();
+    let heads = head(&contest.layer("app")).await;
+    let length = image::layer(1, 500_000).len().to_string();
+    assert_eq!((heads.status, heads.header("content-length")), (200, length.as_str()));
+    assert_eq!(contest.hub.seen().len(), 0);
+    contest.hub.release();
+    assert!(pull::finish(flying).await.whole);
 }

@@ -16,6 +16,8 @@ mod clients;
 mod conformance;
 mod disk;
 mod flights;
+mod limits;
+mod reach;
 mod service;
 mod smoke;
 mod tags;

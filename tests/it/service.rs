@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::support::command::run;
-use crate::support::hub::{ACCOUNT, Hub};
+use crate::support::hub::{ACCOUNT, Fault, Host, Hub};
 use crate::support::image::{self, Image, OCI};
 use crate::support::mirror::{Setup, TIDEGATE};
 use crate::support::pull::get;
@@ -198,4 +198,39 @@ fn an_unwritable_root_is_named_with_its_owner_or_left_for_the_home() {
     assert!(text.contains("the cache is in /tmp/home/tidegate instead"), "{text}");
     let (code, text) = as_nobody("", &[("XDG_DATA_HOME", "/tmp/home"), ("INVOCATION_ID", "x")], "20");
     assert!(code == Some(1) && text.contains("/var/lib/registry"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_left_before_the_answer_is_in_the_log() {
+    let (hub, _) = hub().await;
+    let hold = hub.fault(Host::Registry, "/manifests/", Fault::Hold);
+    let mirror = Setup::of(&hub.url()).start();
+    let url = mirror.url("/v2/library/app/manifests/1");
+    let waiting = tokio::spawn(async move { get(&url).await });
+    hub.arrived(1, |seen| seen.path.contains("/manifests/")).await;
+    waiting.abort();
+    mirror.accessed("\"GET /v2/library/app/manifests/1 HTTP/1.1\" 499 0 ");
+    assert_eq!(hold.applied(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_account_shows_everywhere() {
+    let (hub, _) = hub().await;
+    hub.refuse_login(true);
+    let setup = Setup::of(&hub.url()).with("REGISTRY_HTTP_DEBUG_ADDR", "127.0.0.1:0");
+    let setup = setup.with("REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED", "true");
+    let setup = setup.with("REGISTRY_PROXY_USERNAME", ACCOUNT.0).with("REGISTRY_PROXY_PASSWORD", ACCOUNT.1);
+    let mirror = setup.start();
+    mirror.logged("the upstream refused the account of this mirror");
+    let line = mirror.logged("debug server listening ");
+    let debug = line.split("listening ").nth(1).unwrap().trim_end_matches('"').to_owned();
+    let health = get(&format!("http://{debug}/debug/health")).await;
+    assert_eq!(
+        (health.status, health.json()["upstream_account"].as_str()),
+        (503, Some("the upstream refuses it"))
+    );
+    let metrics = String::from_utf8(get(&format!("http://{debug}/metrics")).await.body.to_vec()).unwrap();
+    assert!(metrics.contains("tidegate_upstream_account_refused 1"), "{metrics}");
+    // It gates nothing: what needs no account is served.
+    assert_eq!(get(&mirror.url("/v2/library/app/manifests/1")).await.status, 200);
 }

@@ -6,6 +6,7 @@ pub mod image;
 pub mod mirror;
 pub mod network;
 pub mod process;
+pub mod proxy;
 pub mod pull;
 pub mod tls;
 

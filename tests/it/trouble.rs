@@ -43,6 +43,7 @@ struct Expected {
 
 const ABSENT: Expected =
     Expected { manifest: (404, "MANIFEST_UNKNOWN"), blob: (404, "BLOB_UNKNOWN"), held: "stale-gone" };
+const DENIED: Expected = Expected { held: "stale-refused", ..ABSENT };
 const DOWN: Expected =
     Expected { manifest: (503, "UNAVAILABLE"), blob: (429, "TOOMANYREQUESTS"), held: "stale-down" };
 const LIMITED: Expected = Expected { held: "stale-limited", ..DOWN };
@@ -119,10 +120,10 @@ async fn an_upstream_that_answers_garbage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_says_401_403_or_404() {
-    for status in [401, 403, 404] {
+    for (status, expected) in [(401, DENIED), (403, DENIED), (404, ABSENT)] {
         let scene = scene().await;
         let order = scene.hub.fault(Host::Registry, "/v2/library/", Fault::Answer(status, JSON, NOT_FOUND));
-        scene.check(&ABSENT).await;
+        scene.check(&expected).await;
         assert!(order.applied() >= 2, "{status}");
     }
 }
@@ -273,4 +274,52 @@ async fn a_hanging_upstream_costs_known_tags_little() {
     assert!(waits.iter().all(|wait| wait.as_millis() <= 2500), "{waits:?}");
     assert!(waits[1..].iter().filter(|wait| wait.as_millis() > 100).count() <= 1, "{waits:?}");
     assert!(hang.applied() >= 1 && hub.count(Seen::is_counted) == 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_server_that_refuses_one_repository_does_not_refuse_the_account() {
+    for status in [401, 403] {
+        let scene = scene().await;
+        let (scope, order) = ("library%2Fsecret", Fault::Answer(status, JSON, "{}"));
+        let refused = scene.hub.fault_on_query(Host::Token, scope, order);
+        let secret = get(&scene.mirror.url("/v2/library/secret/manifests/1")).await;
+        assert_eq!((secret.status, secret.code().as_str()), (404, "MANIFEST_UNKNOWN"), "{status}");
+        assert!(refused.applied() >= 1);
+        // The account is still good for what it may see.
+        scene.hub.make_private("library/missing");
+        let other = get(&scene.mirror.url("/v2/library/missing/manifests/1")).await;
+        assert_eq!((other.status, other.digest()), (200, scene.missing.digest.clone()), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cdn_asks_for_it_does_not_get() {
+    let scene = scene().await;
+    let asks = Fault::Answer(401, "www-authenticate: Basic realm=\"cdn\"\r\n", "");
+    let order = scene.hub.fault(Host::Cdn, "GET", asks);
+    scene.refused(&format!("blobs/{}", scene.missing.layers[0]), DOWN.blob).await;
+    assert!(order.applied() >= 1);
+    scene.hub.behave();
+    let blob = scene.mirror.url(&format!("/v2/library/missing/blobs/{}", scene.missing.layers[0]));
+    assert_eq!(get(&blob).await.digest(), scene.missing.layers[0]);
+    let password = |seen: &Seen| {
+        seen.host != Host::Token
+            && seen.authorization.as_deref().is_some_and(|given| given.starts_with("Basic"))
+    };
+    assert_eq!(scene.hub.count(password), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_moves_its_token_server_is_followed() {
+    let scene = scene().await;
+    // The old one is gone; every token that it gave is worthless.
+    let gone = scene.hub.fault(Host::Token, "/token", Fault::Close);
+    scene.hub.revoke_tokens();
+    assert_eq!(get(&scene.mirror.url("/v2/library/missing/manifests/1")).await.status, 503);
+    assert!(gone.applied() >= 1);
+    scene.hub.behave();
+    scene.hub.move_token_server();
+    let found = get(&scene.mirror.url("/v2/library/missing/manifests/1")).await;
+    assert_eq!((found.status, found.digest()), (200, scene.missing.digest.clone()));
+    assert!(scene.hub.seen().iter().any(|seen| seen.path == "/moved-token"));
 }

@@ -227,3 +227,21 @@ tidegate:
         (config.http.listen, config.http.headers, config.http.tls)
     );
 }
+
+#[test]
+fn of_two_default_files_the_first_is_read_and_the_other_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (first, second) =
+        (write("a.yml", "version: 0.1\nhttp: {addr: ':81'}\n"), write("b.yml", "version: 0.1\n"));
+    let load = || Config::load_with_defaults(&Inputs::default(), &[&first, &second]).unwrap();
+    let config = load();
+    assert_eq!(config.http.listen, Listen::Anywhere(81));
+    assert!(config.warnings.len() == 1 && config.warnings[0].contains(&second), "{:?}", config.warnings);
+    std::fs::copy(&first, &second).unwrap();
+    assert_eq!(load().warnings, NO_WARNINGS);
+}

@@ -225,3 +225,14 @@ fn a_file_that_is_missing_is_one_problem() {
     let variables = [("REGISTRY_PROXY_USERNAME", "bot"), ("REGISTRY_PROXY_PASSWORD_FILE", "/nowhere")];
     assert_eq!(from_variables(&variables).unwrap_err().problems().len(), 1);
 }
+
+#[test]
+fn a_path_is_never_read_from_a_file() {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "-----BEGIN PRIVATE KEY-----").unwrap();
+    let path = key.path().to_str().unwrap();
+    let errors = from_variables(&[("REGISTRY_HTTP_TLS_KEY_FILE", path)]).unwrap_err();
+    assert_eq!((errors.problems().len(), errors.problems()[0].key.as_str()), (1, "http.tls.key"));
+    let text = errors.to_string();
+    assert!(text.contains("set REGISTRY_HTTP_TLS_KEY to") && !text.contains("PRIVATE"), "{text}");
+}

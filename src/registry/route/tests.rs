@@ -122,6 +122,7 @@ fn the_source_is_told_by_ns_or_by_a_path_prefix() {
     assert_eq!(repository("/host:5000/v2/a/b/manifests/x").1, "a/b");
     assert_eq!(repository("/v2/a/manifests/x").0, None);
     check_code("GET", "/v2/a/manifests/x?ns=a.io&ns=b.io", Code::NameUnknown);
+    check_code("GET", &format!("/v2/a/manifests/x?ns={}", "a".repeat(513)), Code::NameUnknown);
     check_missing("GET", "/quay/v2/a/manifests/x");
     check_missing("GET", "/\"onload=\".x/v2/a/manifests/x");
 }

@@ -44,29 +44,29 @@ fn nothing_is_sent_before_it_is_asked_for() {
 #[test]
 fn a_token_is_asked_for_with_service_scope_and_account() {
     let tokens = tokens(Some(account()), true);
-    tokens.refused(&scope("a/b"), bearer(HUB), None);
+    tokens.refused(&scope("a/b"), bearer(HUB), None).unwrap();
     let request = request(&tokens, &scope("a/b"));
     let expected =
-        "https://auth.docker.io/token?service=registry.docker.io&scope=repository%3Aa%2Fb%3Apull&account=bot";
-    assert_eq!(request.url.as_str(), expected);
+        "https://auth.docker.io/token?service=registry.docker.io&account=bot&scope=repository%3Aa%2Fb%3Apull";
+    assert_eq!(request.scoped().as_str(), expected);
     assert_eq!(request.login, Login::Account);
 }
 
 #[test]
 fn a_token_serves_its_scope_until_it_is_refused() {
     let tokens = tokens(None, true);
-    tokens.refused(&None, bearer(HUB), None);
+    tokens.refused(&None, bearer(HUB), None).unwrap();
     let kept = tokens.keep(&scope("a/b"), Login::Anonymous, br#"{"token":"abc","expires_in":300}"#).unwrap();
     assert_eq!(ticket(&tokens, &scope("a/b")), Some(kept.clone()));
     request(&tokens, &scope("a/c"));
-    tokens.refused(&scope("a/b"), bearer(HUB), Some(&kept));
+    tokens.refused(&scope("a/b"), bearer(HUB), Some(&kept)).unwrap();
     request(&tokens, &scope("a/b"));
 }
 
 #[test]
 fn a_refused_account_goes_on_as_nobody_or_not_at_all() {
     let with = tokens(Some(account()), true);
-    with.refused(&None, bearer(HUB), None);
+    with.refused(&None, bearer(HUB), None).unwrap();
     assert!(with.login_refused());
     assert_eq!(request(&with, &None).login, Login::Anonymous);
     assert_eq!(with.account_state(), AccountState::Refused);
@@ -76,21 +76,44 @@ fn a_refused_account_goes_on_as_nobody_or_not_at_all() {
 }
 
 #[test]
+fn the_state_of_the_account_follows_the_last_word() {
+    let tokens = tokens(Some(account()), true);
+    assert_eq!(tokens.account_state(), AccountState::Unknown);
+    tokens.keep(&None, Login::Account, br#"{"token":"abc"}"#).unwrap();
+    assert_eq!(tokens.account_state(), AccountState::Accepted);
+    tokens.login_refused();
+    assert_eq!(tokens.account_state(), AccountState::Refused);
+    tokens.login_accepted();
+    assert_eq!(tokens.account_state(), AccountState::Accepted);
+}
+
+#[test]
+fn a_challenge_is_forgotten_on_request() {
+    let tokens = tokens(None, true);
+    assert!(!tokens.forget_challenge());
+    tokens.refused(&None, bearer(HUB), None).unwrap();
+    assert!(tokens.forget_challenge());
+    assert_eq!(ticket(&tokens, &None), None);
+}
+
+#[test]
 fn a_foreign_realm_gets_nothing() {
     for realm in ["https://evil.example/token", "http://auth.docker.io/token", "nonsense"] {
         let tokens = tokens(Some(account()), true);
-        tokens.refused(&None, bearer(realm), None);
-        assert!(matches!(tokens.next(&None), Err(FetchError::ForbiddenRealm { .. })), "{realm}");
+        let refused = tokens.refused(&None, bearer(realm), None);
+        assert!(matches!(refused, Err(FetchError::ForbiddenRealm { .. })), "{realm}");
+        // What was known before still counts; here, nothing.
+        assert_eq!(ticket(&tokens, &None), None);
     }
 }
 
 #[test]
 fn a_basic_upstream_gets_the_account_itself() {
     let with = tokens(Some(account()), true);
-    with.refused(&None, Challenge::Basic, None);
+    with.refused(&None, Challenge::Basic, None).unwrap();
     assert_eq!(ticket(&with, &None).unwrap().header, "Basic Ym90Omh1bnRlcjI=");
     let without = tokens(None, true);
-    without.refused(&None, Challenge::Basic, None);
+    without.refused(&None, Challenge::Basic, None).unwrap();
     assert_eq!(ticket(&without, &None), None);
 }
 
@@ -121,7 +144,7 @@ fn a_token_is_dropped_before_it_ends() {
 #[test]
 fn what_is_kept_shows_no_secret() {
     let tokens = tokens(Some(account()), true);
-    tokens.refused(&None, bearer(HUB), None);
+    tokens.refused(&None, bearer(HUB), None).unwrap();
     let asked = request(&tokens, &None);
     tokens.keep(&None, Login::Account, br#"{"access_token":"very-secret"}"#).unwrap();
     let shown = format!("{tokens:?} {asked:?}");

@@ -50,3 +50,37 @@ async fn check_22_versions_and_protocols() {
     // 35: the handshake failed.
     assert_eq!(old.unwrap().code(), Some(35));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_no_body_in_http_2_either() {
+    let (_hub, image, setup) = one_image().await;
+    let pair = tls::pair();
+    let mirror = setup
+        .with("REGISTRY_HTTP_TLS_CERTIFICATE", pair.certificate.to_str().unwrap())
+        .with("REGISTRY_HTTP_TLS_KEY", pair.key.to_str().unwrap())
+        .start();
+    let zeros = "0".repeat(64);
+    for (path, status) in [
+        ("/v2/".to_owned(), "200"),
+        ("/v2".to_owned(), "301"),
+        ("/nowhere".to_owned(), "404"),
+        ("/v2/library/app/manifests/1".to_owned(), "200"),
+        ("/v2/library/app/manifests/none".to_owned(), "404"),
+        (format!("/v2/library/app/blobs/{}", image.layers[0]), "200"),
+        (format!("/v2/library/app/blobs/sha256:{zeros}"), "404"),
+        (format!("/v2/library/app/referrers/sha256:{zeros}"), "200"),
+        ("/v2/library/app/tags/list".to_owned(), "405"),
+    ] {
+        let url = format!("https://{}{path}", mirror.address);
+        let authority = pair.authority.to_str().unwrap();
+        let head = |version: &str| {
+            let format = "%{http_code} %{http_version} %header{content-length}";
+            let arguments =
+                ["-s", "-I", "-o", "/dev/null", "-w", format, "--cacert", authority, version, &url];
+            run("curl", &arguments)
+        };
+        let (old, new) = (head("--http1.1"), head("--http2"));
+        assert!(new.starts_with(&format!("{status} 2 ")), "{path}: {new}");
+        assert_eq!(old.replace(" 1.1 ", " 2 "), new, "{path}");
+    }
+}

@@ -24,7 +24,7 @@ health: {storagedriver: {enabled: true, interval: 10s, threshold: 3}}
 pub struct Upstream {
     process: Option<Child>,
     pub url: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Upstream {
@@ -45,14 +45,18 @@ impl Upstream {
         command.envs(variables.iter().copied());
         let process =
             command.spawn().expect("docker-registry is needed by the tests (tests/run installs it)");
-        let upstream =
-            Self { process: Some(process), url: format!("http://127.0.0.1:{port}"), _folder: folder };
+        let upstream = Self { process: Some(process), url: format!("http://127.0.0.1:{port}"), folder };
         let deadline = Instant::now() + PATIENCE;
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < deadline, "docker-registry does not listen");
             tokio::task::yield_now().await;
         }
         upstream
+    }
+
+    /// Where its images are.
+    pub fn root(&self) -> std::path::PathBuf {
+        self.folder.path().join("registry")
     }
 
     pub fn stop(mut self) -> Self {

@@ -15,13 +15,19 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 pub use content::Blob;
 use content::Content;
 pub use faults::{ABUSE_LIMIT, Fault, Order, PULL_LIMIT};
 use wire::{Reply, Request};
+
+use super::tls::Pair;
 
 /// One of the three servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +68,8 @@ pub struct Hub {
     servers: Mutex<Vec<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
 struct State {
+    tls: Option<TlsAcceptor>,
     addresses: [SocketAddr; 3],
     content: Mutex<Content>,
     orders: Mutex<Vec<Arc<Order>>>,
@@ -73,6 +79,7 @@ struct State {
     released: watch::Sender<bool>,
     stopped: watch::Sender<u64>,
     refuses_login: AtomicBool,
+    token_path: AtomicBool,
     account: Mutex<(String, String)>,
     tokens: token::Tokens,
 }
@@ -83,9 +90,22 @@ pub const ACCOUNT: (&str, &str) = ("bot", "hunter2-secret");
 impl Hub {
     /// Starts the three servers.
     pub async fn start() -> Self {
+        Self::launch(None).await
+    }
+
+    /// The same over HTTPS, with a certificate for 127.0.0.1.
+    pub async fn start_secure(pair: &Pair) -> Self {
+        let chain = CertificateDer::pem_file_iter(&pair.certificate).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        Self::launch(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn launch(tls: Option<TlsAcceptor>) -> Self {
         let listeners = [wire::bind(None).await, wire::bind(None).await, wire::bind(None).await];
         let addresses = [0, 1, 2].map(|at| listeners[at].local_addr().unwrap());
         let state = Arc::new(State {
+            tls,
             addresses,
             content: Mutex::default(),
             orders: Mutex::default(),
@@ -95,6 +115,7 @@ impl Hub {
             released: watch::Sender::new(false),
             stopped: watch::Sender::new(0),
             refuses_login: AtomicBool::new(false),
+            token_path: AtomicBool::new(false),
             account: Mutex::new((ACCOUNT.0.to_owned(), ACCOUNT.1.to_owned())),
             tokens: token::Tokens::default(),
         });
@@ -116,7 +137,7 @@ impl Hub {
 
     /// The URL of the registry.
     pub fn url(&self) -> String {
-        format!("http://{}", self.state.addresses[0])
+        self.state.url(Host::Registry)
     }
 
     /// Closes all ports and connections.
@@ -170,6 +191,11 @@ impl Hub {
         self.content().repository(repository).referrers.insert(subject.to_owned(), index.into());
     }
 
+    /// From now on another path is the realm of tokens, and the old one is none any more.
+    pub fn move_token_server(&self) {
+        self.state.token_path.store(true, Ordering::SeqCst);
+    }
+
     /// Another account.
     pub fn account(&self, username: &str, password: &str) {
         *self.state.account.lock().unwrap() = (username.to_owned(), password.to_owned());
@@ -190,6 +216,11 @@ impl Hub {
         let order = Arc::new(Order::new(host, what, fault));
         self.state.orders.lock().unwrap().push(Arc::clone(&order));
         order
+    }
+
+    /// The same for requests whose query contains `what`.
+    pub fn fault_on_query(&self, host: Host, what: &str, fault: Fault) -> Arc<Order> {
+        self.fault(host, &format!("?{what}"), fault)
     }
 
     /// Takes all orders back.
@@ -243,6 +274,17 @@ impl Drop for Hub {
 }
 
 impl State {
+    /// Scheme, host and port of a server.
+    fn url(&self, host: Host) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addresses[host as usize])
+    }
+
+    /// Where tokens are given.
+    fn token_path(&self) -> &'static str {
+        if self.token_path.load(Ordering::SeqCst) { "/moved-token" } else { "/token" }
+    }
+
     /// The answer to a request, before any fault.
     fn answer(&self, host: Host, request: &Request) -> Reply {
         match host {
@@ -268,6 +310,6 @@ impl State {
 
     fn fault_for(&self, host: Host, request: &Request) -> Option<Fault> {
         let line = format!("{} {}", request.method, request.path);
-        self.orders.lock().unwrap().iter().find_map(|order| order.take(host, &line))
+        self.orders.lock().unwrap().iter().find_map(|order| order.take(host, &line, &request.query))
     }
 }

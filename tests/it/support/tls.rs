@@ -1,9 +1,16 @@
 //! A CA of the tests, and a pair that it signed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::network::OUTSIDE;
 
@@ -33,4 +40,15 @@ pub fn pair() -> Pair {
     let certificate = write("fullchain.pem", format!("{}{}", leaf.pem(), authority.pem()));
     let (authority, key) = (write("ca.crt", authority.pem()), write("privkey.pem", key.serialize_pem()));
     Pair { _folder: folder, authority, certificate, key }
+}
+
+/// A TLS connection that offers these protocols.
+pub async fn connect(pair: &Pair, address: &str, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&pair.authority).unwrap()).unwrap();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
 }

@@ -14,6 +14,8 @@ pub enum Fault {
     Hang,
     /// The right head, and the connection closed after so many bytes of the body, all of which the peer can still read.
     Cut(u64),
+    /// Nothing until [`super::Hub::release`], then the right answer.
+    Hold,
     /// The right head, and after so many bytes nothing until [`super::Hub::release`].
     Gate(u64),
     /// The right length, and one wrong byte at the end.
@@ -22,6 +24,8 @@ pub enum Fault {
     NoDigest,
     /// All of it with 200, whatever range was asked for.
     NoRange,
+    /// No `Content-Length`: the close of the connection ends the body.
+    NoLength,
     /// The connection closed without an answer.
     Close,
 }
@@ -68,9 +72,13 @@ impl Order {
         self.applied.load(Ordering::SeqCst)
     }
 
-    pub(super) fn take(&self, host: Host, line: &str) -> Option<Fault> {
+    pub(super) fn take(&self, host: Host, line: &str, query: &str) -> Option<Fault> {
         let mut left = self.left.lock().unwrap();
-        if self.host != host || !line.contains(&self.what) || *left == 0 {
+        let meant = match self.what.strip_prefix('?') {
+            Some(what) => query.contains(what),
+            None => line.contains(&self.what),
+        };
+        if self.host != host || !meant || *left == 0 {
             return None;
         }
         *left -= 1;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::content::Repository;
 use super::wire::{Reply, Request};
-use super::{Blob, State};
+use super::{Blob, Host, State};
 
 pub fn answer(state: &State, request: &Request) -> Reply {
     let Some(rest) = request.path.strip_prefix("/v2/") else { return missing("NOT_FOUND") };
@@ -56,8 +56,9 @@ fn refuse(state: &State, request: &Request, name: &str) -> Option<Reply> {
     let error = if given.is_some() { ",error=\"insufficient_scope\"" } else { "" };
     let scope = if name.is_empty() { String::new() } else { format!(",scope=\"repository:{name}:pull\"") };
     let challenge = format!(
-        "Bearer realm=\"http://{}/token\",service=\"registry.docker.io\"{scope}{error}",
-        state.addresses[1]
+        "Bearer realm=\"{}{}\",service=\"registry.docker.io\"{scope}{error}",
+        state.url(Host::Token),
+        state.token_path()
     );
     let body = json!({ "errors": [{ "code": "UNAUTHORIZED", "message": "authentication required" }] });
     Some(Reply::new(
@@ -91,7 +92,7 @@ fn blob(state: &State, repository: &Repository, request: &Request, name: &str, d
         return Reply::of(200, vec![], Blob::Bytes(Bytes::new()));
     }
     let target =
-        format!("http://{}/{name}/data/{digest}?signature=secret-signature&expires=1", state.addresses[2]);
+        format!("{}/{name}/data/{digest}?signature=secret-signature&expires=1", state.url(Host::Cdn));
     Reply::new(307, vec![("location", target)], "")
 }
 

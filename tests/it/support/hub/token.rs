@@ -37,6 +37,9 @@ impl Tokens {
 
 /// Anybody gets a token for anything; what it is worth shows at the registry. A wrong password gets none.
 pub fn answer(state: &State, request: &Request) -> Reply {
+    if request.path != state.token_path() {
+        return Reply::new(404, vec![], "404 page not found");
+    }
     let account = match request.header("authorization") {
         None => false,
         Some(given) => {

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{Blob, Fault, Host, State};
+
+/// A connection, with or without TLS.
+trait Wire: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
 
 #[derive(Debug)]
 pub struct Request {
@@ -60,8 +65,14 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, host: Host) {
         let state = Arc::clone(&state);
         let mut stopped = state.stopped.subscribe();
         tokio::spawn(async move {
+            let conversation = async {
+                match &state.tls {
+                    None => converse(stream, &state, host).await,
+                    Some(tls) => converse(tls.accept(stream).await.ok()?, &state, host).await,
+                }
+            };
             tokio::select! {
-                _ = converse(stream, &state, host) => {}
+                _ = conversation => {}
                 _ = stopped.changed() => {}
             }
         });
@@ -69,7 +80,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, host: Host) {
 }
 
 /// Answers one request after the other; ends with the peer or with a fault.
-async fn converse(mut stream: TcpStream, state: &State, host: Host) -> Option<()> {
+async fn converse(mut stream: impl Wire, state: &State, host: Host) -> Option<()> {
     loop {
         let request = read(&mut stream).await?;
         state.note(host, &request);
@@ -84,6 +95,10 @@ async fn converse(mut stream: TcpStream, state: &State, host: Host) -> Option<()
                 continue;
             }
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hold) => {
+                wait_for_release(state).await?;
+                reply
+            }
             Some(Fault::Close) => return None,
             _ => reply,
         };
@@ -96,14 +111,27 @@ async fn converse(mut stream: TcpStream, state: &State, host: Host) -> Option<()
         };
         let kept = reply.headers.iter().filter(|(name, _)| *name != dropped);
         let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write_head(&mut stream, status, &headers, range.1 - range.0).await?;
+        let endless = matches!(fault, Some(Fault::NoLength));
+        match endless {
+            false => write_head(&mut stream, status, &headers, range.1 - range.0).await?,
+            true => write_head_without_length(&mut stream, status, &headers).await?,
+        }
         if request.method != "HEAD" {
             write_body(&mut stream, state, host, &reply.body, range, fault).await?;
+        }
+        if endless {
+            let _ = stream.shutdown().await;
+            return None;
         }
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+async fn wait_for_release(state: &State) -> Option<()> {
+    let mut released = state.released.subscribe();
+    released.wait_for(|released| *released).await.ok().map(drop)
+}
+
+async fn read(stream: &mut impl Wire) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -119,13 +147,18 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
     Some(Request { method, path: path.to_owned(), query: query.to_owned(), headers: headers.collect() })
 }
 
-async fn write_head(stream: &mut TcpStream, status: u16, headers: &str, length: u64) -> Option<()> {
+async fn write_head(stream: &mut impl Wire, status: u16, headers: &str, length: u64) -> Option<()> {
     let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {length}\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).await.ok()
 }
 
+async fn write_head_without_length(stream: &mut impl Wire, status: u16, headers: &str) -> Option<()> {
+    let head = format!("HTTP/1.1 {status} Scripted\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.ok()
+}
+
 async fn write_body(
-    stream: &mut TcpStream,
+    stream: &mut impl Wire,
     state: &State,
     host: Host,
     body: &Blob,
@@ -141,10 +174,7 @@ async fn write_body(
     at = write_part(stream, state, host, body, (at, stop)).await?;
     match fault {
         Some(Fault::Cut(_)) => return None,
-        Some(Fault::Gate(_)) => {
-            let mut released = state.released.subscribe();
-            released.wait_for(|released| *released).await.ok()?;
-        }
+        Some(Fault::Gate(_)) => wait_for_release(state).await?,
         Some(Fault::Wrong) => {
             let right = body.step(at, end);
             stream.write_all(&[!right[0]]).await.ok()?;
@@ -156,7 +186,7 @@ async fn write_body(
 }
 
 async fn write_part(
-    stream: &mut TcpStream,
+    stream: &mut impl Wire,
     state: &State,
     host: Host,
     body: &Blob,

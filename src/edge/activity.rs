@@ -1,0 +1,105 @@
+//! Whether a connection is in use. Requests and answers count, and so do sent bytes that the peer has not taken yet: to
+//! close a connection on those would cut the end of an answer off for a slow client, which hyper's own timeout for heads
+//! does.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::sys::clock;
+use crate::sys::sync::lock;
+
+/// The use of one connection.
+#[derive(Debug)]
+pub struct Activity {
+    requests: AtomicUsize,
+    /// The peer takes no more bytes at the moment.
+    blocked: AtomicBool,
+    idle_since: Mutex<Instant>,
+}
+
+/// A request that is being answered, until the last byte of its answer was handed over.
+#[derive(Debug)]
+pub struct Busy(Arc<Activity>);
+
+impl Activity {
+    /// A connection that was just opened.
+    pub fn new() -> Arc<Self> {
+        let idle_since = Mutex::new(clock::monotonic());
+        Arc::new(Self { requests: AtomicUsize::new(0), blocked: AtomicBool::new(false), idle_since })
+    }
+
+    /// A request has come.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        Busy(Arc::clone(self))
+    }
+
+    /// The peer took bytes, or took none.
+    pub fn wrote(&self, blocked: bool) {
+        if self.blocked.swap(blocked, Ordering::AcqRel) && !blocked {
+            self.touch();
+        }
+    }
+
+    /// Waits until nothing has happened for so long.
+    pub async fn idle_for(&self, wait: Duration) {
+        loop {
+            let left = match self.idle_since() {
+                Some(since) => wait.saturating_sub(clock::monotonic().saturating_duration_since(since)),
+                None => wait,
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        let busy = self.requests.load(Ordering::Acquire) > 0 || self.blocked.load(Ordering::Acquire);
+        (!busy).then(|| *lock(&self.idle_since))
+    }
+
+    fn touch(&self) {
+        *lock(&self.idle_since) = clock::monotonic();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_untaken_bytes_keep_a_connection_busy() {
+        let activity = Activity::new();
+        assert!(activity.idle_since().is_some());
+        let (one, two) = (activity.begin(), activity.begin());
+        drop(one);
+        assert!(activity.idle_since().is_none());
+        activity.wrote(true);
+        drop(two);
+        assert!(activity.idle_since().is_none());
+        activity.wrote(false);
+        assert!(activity.idle_since().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_found_out() {
+        let activity = Activity::new();
+        activity.idle_for(Duration::from_millis(5)).await;
+        let busy = activity.begin();
+        let found =
+            tokio::time::timeout(Duration::from_millis(30), activity.idle_for(Duration::from_millis(5)));
+        assert!(found.await.is_err());
+        drop(busy);
+        activity.idle_for(Duration::from_millis(5)).await;
+    }
+}
