@@ -1,6 +1,5 @@
-//! Whether a connection is in use. Requests and answers count, and so do sent bytes that the peer has not taken yet: to
-//! close a connection on those would cut the end of an answer off for a slow client, which hyper's own timeout for heads
-//! does.
+//! Whether a connection is in use, whatever it speaks. Requests and answers count, and so do bytes that the peer has not
+//! taken yet: to close a connection on those would cut the end of an answer off for a slow client.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

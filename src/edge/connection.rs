@@ -100,7 +100,7 @@ impl Connection {
 impl Conversation {
     async fn http1(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, poison: Poison) {
         let mut builder = http1::Builder::new();
-        // hyper's own timeout for heads stays off: it runs while the last answer is still being taken.
+        // `drive` ends idle connections and endless heads, in both protocols by one rule.
         builder.header_read_timeout(None).max_header_size(HEAD_BYTES_MAX).title_case_headers(true);
         let service = service_fn(|request| self.answer(request, poison.clone()));
         self.drive(builder.serve_connection(TokioIo::new(io), service)).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::support::hub::{Fault, Host, Hub, Seen};
 use crate::support::image::{self, OCI};
@@ -192,30 +192,35 @@ async fn a_blob_without_a_length_is_taken_if_the_manifest_tells_it() {
 async fn a_client_that_takes_its_time_gets_its_last_bytes() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 1_000_000)]);
-    let length = image::layer(1, 1_000_000).len();
+    let whole = image::layer(1, 1_000_000);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    // A Unix socket, whose buffer has a fixed size: less than 256 KiB.
+    // A Unix socket, whose buffer has a fixed size of about 200 KiB.
     let setup = Setup::of(&hub.url()).with("REGISTRY_HTTP_NET", "unix");
     let _mirror = setup.with("REGISTRY_HTTP_ADDR", path.to_str().unwrap()).start();
-    let mut slow = tokio::net::UnixStream::connect(&path).await.unwrap();
     let request = format!("GET /v2/library/app/blobs/{} HTTP/1.1\r\nHost: x\r\n\r\n", image.layers[0]);
-    slow.write_all(request.as_bytes()).await.unwrap();
-    // All but the last 280 KiB: those are in the buffer of the socket and in the hands of the mirror.
-    let mut taken = vec![0; length - 280 * 1024];
-    soon("most of the body", slow.read_exact(&mut taken)).await.unwrap();
-    // Meanwhile a connection without any use is given up, which takes 30 s.
-    let mut idle = tokio::net::UnixStream::connect(&path).await.unwrap();
-    let _ = soon("the close of an idle connection", idle.read(&mut [0])).await;
-    let mut rest = vec![0; 1024 * 1024];
-    let end = b"\r\n\r\n";
-    let head = taken.windows(4).position(|window| window == end).unwrap() + end.len();
-    while taken.len() < head + length {
-        let read = soon("the rest", slow.read(&mut rest)).await.unwrap();
-        assert!(read > 0, "cut {} bytes before the end", head + length - taken.len());
-        taken.extend_from_slice(&rest[..read]);
+    // Each leaves another rest, so that some have it all in the buffer of the socket, and some half in the mirror's hands.
+    let mut clients = Vec::new();
+    for rest in (100..=320).step_by(20) {
+        let mut slow = UnixStream::connect(&path).await.unwrap();
+        slow.write_all(request.as_bytes()).await.unwrap();
+        let mut taken = vec![0; whole.len() - rest * 1024];
+        soon("most of the body", slow.read_exact(&mut taken)).await.unwrap();
+        clients.push((rest, slow, taken));
     }
-    assert_eq!(tidegate::registry::Digest::sha256(&taken[head..]).to_string(), image.layers[0]);
+    // Meanwhile a connection without any use is given up, which takes 30 s.
+    let mut idle = UnixStream::connect(&path).await.unwrap();
+    let _ = soon("the close of an idle connection", idle.read(&mut [0])).await;
+    for (rest, mut slow, mut taken) in clients {
+        let head = taken.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let mut buffer = vec![0; 1024 * 1024];
+        while taken.len() < head + whole.len() {
+            let read = soon("the rest", slow.read(&mut buffer)).await.unwrap();
+            assert!(read > 0, "of {rest} KiB, {} bytes were cut off", head + whole.len() - taken.len());
+            taken.extend_from_slice(&buffer[..read]);
+        }
+        assert_eq!(&taken[head..], whole.as_ref());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
