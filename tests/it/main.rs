@@ -15,6 +15,7 @@ mod support;
 mod clients;
 mod conformance;
 mod disk;
+mod documents;
 mod flights;
 mod limits;
 mod reach;

@@ -139,3 +139,27 @@ fn access_lines_can_be_richer_or_off() {
     assert_eq!(access("tidegate: {log: {access: combined+}}"), Some(AccessFormat::CombinedPlus));
     assert_eq!(access("log: {accesslog: {disabled: on}}"), None);
 }
+
+/// The paths of all keys, whatever becomes of them.
+fn paths(fields: &[schema::Field], parent: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for field in fields {
+        let path = compat::join(parent, field.name);
+        match field.kind {
+            schema::Kind::Keys(below) => found.extend(paths(below, &path)),
+            schema::Kind::Each(below) => found.extend(paths(below, &path)),
+            _ => found.push(path),
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_is_documented() {
+    let document = include_str!("../../../docs/configuration.md");
+    let paths = paths(schema::ROOT, "");
+    assert!(paths.len() > 80, "{paths:?}");
+    for path in paths {
+        assert!(document.contains(&format!("`{path}`")), "{path} is not in docs/configuration.md");
+    }
+}
