@@ -28,11 +28,10 @@ use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::registry::Pattern;
-use document::Node;
 pub use environment::process_variables;
 use reader::Reader;
+use report::Report;
 pub use report::{Errors, Problem};
-use report::{Origin, Report};
 pub use secret::{Account, Secret};
 
 /// What a configuration is made from.
@@ -78,13 +77,7 @@ impl Config {
     fn load_with_defaults(inputs: &Inputs, default_paths: &[&str]) -> Result<Self, Errors> {
         let mut report = Report::default();
         let file = file::choose(inputs.file.as_deref(), &inputs.variables, default_paths);
-        let mut root = match &file {
-            Some(path) => {
-                file::warn_of_another(path, default_paths, &mut report);
-                file::read(path, &mut report)
-            }
-            None => Node::null(Origin::whole("environment")),
-        };
+        let (file, mut root) = file::read_chosen(file, default_paths, &mut report);
         environment::apply(&mut root, &inputs.variables, &mut report);
         compat::check(&mut root, &mut report);
         let config = Self::read(file, &mut Reader::new(&root, &mut report));

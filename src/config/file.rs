@@ -33,11 +33,30 @@ pub(super) fn choose(
     }
 }
 
-/// Says so if the file was found under a default path and there is another one, with other content, under another.
-pub(super) fn warn_of_another(path: &Path, defaults: &[&str], report: &mut Report) {
-    if !defaults.iter().any(|default| Path::new(default) == path) {
-        return;
+/// The chosen file's path and content; of none, what counts is the environment alone.
+pub(super) fn read_chosen(
+    chosen: Option<PathBuf>,
+    defaults: &[&str],
+    report: &mut Report,
+) -> (Option<PathBuf>, Node) {
+    let nothing = (None, Node::null(Origin::whole("environment")));
+    let Some(path) = chosen else { return nothing };
+    let found = defaults.iter().any(|default| Path::new(default) == path);
+    if found {
+        warn_of_another(&path, defaults, report);
     }
+    let root = read(&path, report);
+    if found && is_of_debians_package(&root) {
+        let text = "it is not read: it is the example of Debian's docker-registry, whose logins let nobody in; name it to \
+                    have it read";
+        report.warn(&path.display().to_string(), &root.origin, text);
+        return nothing;
+    }
+    (Some(path), root)
+}
+
+/// Says so if there is another file, with other content, under another default path.
+fn warn_of_another(path: &Path, defaults: &[&str], report: &mut Report) {
     let content = |path: &Path| files::read_small(path, FILE_BYTES_MAX).ok().flatten();
     let ours = content(path);
     for other in defaults.iter().map(Path::new).filter(|other| *other != path) {
@@ -50,8 +69,18 @@ pub(super) fn warn_of_another(path: &Path, defaults: &[&str], report: &mut Repor
     }
 }
 
+/// Whether a file is what Debian's package of `registry` 2.8 installs: no mirror, and logins whose file is a folder, so
+/// nobody relies on them. A machine with that package still runs a mirror by its environment alone.
+fn is_of_debians_package(root: &Node) -> bool {
+    let under = |node: &Node, name: &str| node.child(name).map(|entry| entry.node.clone());
+    let logins = under(root, "auth").and_then(|auth| under(&auth, "htpasswd"));
+    let path = logins.and_then(|logins| under(&logins, "path"));
+    let is_folder = path.is_some_and(|path| path.text().is_some_and(|path| Path::new(path).is_dir()));
+    is_folder && root.child("proxy").is_none()
+}
+
 /// Reads a configuration file and checks its version.
-pub(super) fn read(path: &Path, report: &mut Report) -> Node {
+fn read(path: &Path, report: &mut Report) -> Node {
     let place = path.display().to_string();
     let origin = Origin::whole(&place);
     let node = match bounded(path, FILE_BYTES_MAX) {

@@ -93,3 +93,43 @@ fn slug(heading: &str) -> String {
         .map(|c| if c == ' ' { '-' } else { c })
         .collect()
 }
+
+/// `edge → engine → {index, store, upstream} → sys`: a module uses what is below it, never what is beside or above it.
+/// `registry` uses nothing; `config` and `observe` stand at the side.
+#[test]
+fn arrows_between_modules_go_down() {
+    let layers: [&[&str]; 5] =
+        [&["cli"], &["edge"], &["engine"], &["index", "store", "upstream"], &["sys", "registry"]];
+    let side = ["config", "observe"];
+    let mut seen = 0;
+    for (depth, layer) in layers.iter().enumerate() {
+        let below: Vec<_> = match depth {
+            4 => Vec::new(),
+            _ => layers[depth + 1..].concat().into_iter().chain(side).collect(),
+        };
+        for module in *layer {
+            seen += check_arrows(module, &below);
+        }
+    }
+    seen += check_arrows("config", &["registry", "sys"]);
+    seen += check_arrows("observe", &["config", "registry", "sys"]);
+    assert!(seen > 100, "only {seen} arrows were found");
+}
+
+/// How many arrows there are from a module; all must lead to one of those.
+fn check_arrows(module: &str, allowed: &[&str]) -> usize {
+    let source = format!("{}\n{}", read(format!("src/{module}.rs")), sources(&format!("src/{module}")));
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut count = 0;
+    for line in code {
+        for rest in line.split("crate::").skip(1) {
+            let target: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            assert!(
+                target == module || target.is_empty() || allowed.contains(&target.as_str()),
+                "{module} uses {target}: {line}"
+            );
+            count += 1;
+        }
+    }
+    count
+}

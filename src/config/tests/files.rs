@@ -245,3 +245,29 @@ fn of_two_default_files_the_first_is_read_and_the_other_named() {
     std::fs::copy(&first, &second).unwrap();
     assert_eq!(load().warnings, NO_WARNINGS);
 }
+
+#[test]
+fn the_example_of_debians_package_is_not_read_unless_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let logins = folder.path().display();
+    let write = |name: &str, more: &str, logins: &str| {
+        let path = folder.path().join(name);
+        let text = format!(
+            "version: 0.1\nhttp: {{addr: ':81'}}\nauth: {{htpasswd: {{realm: r, path: {logins}}}}}\n{more}"
+        );
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let load = |path: &str| Config::load_with_defaults(&Inputs::default(), &[path]);
+    let example = write("example.yml", "", &logins.to_string());
+    let config = load(&example).unwrap();
+    assert_eq!((config.file, config.http.listen), (None, Listen::Anywhere(5000)));
+    assert!(config.warnings.len() == 1 && config.warnings[0].contains(&example), "{:?}", config.warnings);
+
+    let named = Inputs { file: Some(example.clone().into()), variables: vec![] };
+    assert!(Config::load(&named).unwrap_err().to_string().contains("auth.htpasswd"));
+    let mirror = write("mirror.yml", "proxy: {remoteurl: https://quay.io}\n", &logins.to_string());
+    assert!(load(&mirror).unwrap_err().to_string().contains("auth.htpasswd"));
+    let in_use = write("in_use.yml", "", &example);
+    assert!(load(&in_use).unwrap_err().to_string().contains("auth.htpasswd"));
+}
