@@ -64,6 +64,8 @@ pub struct Config {
     pub tags_max: u32,
     /// `tidegate.tags.*`.
     pub tags: TagRules,
+    /// `tidegate.fill.*`.
+    pub fill: Fill,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -96,9 +98,25 @@ impl Config {
             catalog_max: sections::page(reader, "catalog.maxentries"),
             tags_max: sections::page(reader, "tags.maxtags"),
             tags: sections::tags(reader),
+            fill: sections::fill(reader),
             warnings: Vec::new(),
         }
     }
+}
+
+/// `tidegate.fill.*`: how blobs are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Most transfers at once.
+    pub concurrent: u32,
+    /// Most transfers at once from one upstream.
+    pub per_upstream: u32,
+    /// Transfers of one large blob at once for speed alone.
+    pub segments: u32,
+    /// Whether only what clients ask for is fetched, not the whole blob.
+    pub lazy: bool,
+    /// How long a transfer may give no byte.
+    pub stall: Duration,
 }
 
 /// `log.*`.

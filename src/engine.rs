@@ -36,6 +36,7 @@ use tokio::sync::Semaphore;
 
 pub use blob::BlobAnswer;
 pub use fault::Denial;
+pub use fill::FillRules;
 pub use list::{CatalogPage, Next, TagsPage};
 pub use manifest::ManifestAnswer;
 pub use outcome::{Outcome, Stale};
@@ -52,10 +53,6 @@ use flight::Flights;
 use freshness::{Gate, Rules};
 use recent::Recent;
 use repository::{Naming, NotServed};
-
-/// Most fills at once. Each holds one upstream connection, one file and about 1 MiB; a queue of waiting ones is served
-/// in order.
-pub const FILLS_MAX: usize = 64;
 
 /// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
 const PUBLICATIONS_MAX: usize = 8;
@@ -92,6 +89,11 @@ pub struct Parts {
     pub naming: Naming,
     /// Freshness of tags.
     pub rules: Rules,
+    /// How fills behave.
+    pub fill: FillRules,
+    /// Most transfers from the upstream at once. Each holds one connection, one file and about 1 MiB; those that wait are
+    /// served in order.
+    pub transfers_max: usize,
     /// How long an absence is remembered.
     pub negative: Duration,
     /// Most tags in one answer to a client that names a number.
@@ -108,6 +110,7 @@ pub struct Engine {
     index: Arc<Index>,
     naming: Naming,
     rules: Rules,
+    fill_rules: FillRules,
     tags_max: u32,
     metrics: Arc<Metrics>,
     gate: Gate,
@@ -160,6 +163,7 @@ impl Engine {
             index: Arc::new(parts.index),
             naming: parts.naming,
             rules: parts.rules,
+            fill_rules: parts.fill,
             tags_max: parts.tags_max,
             metrics: parts.metrics,
             gate: Gate::default(),
@@ -180,7 +184,7 @@ impl Engine {
             linked: links::Linked::default(),
             tag_links: Mutex::default(),
             linkings: Arc::new(Semaphore::new(links::LINKINGS_MAX)),
-            fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            fills: Arc::new(Semaphore::new(parts.transfers_max)),
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             small_verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),

@@ -21,12 +21,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
 use crate::sys::{clock, entropy};
 use layout::Layout;
-pub use partial::Partial;
+use partial::Place;
+pub use partial::{Extents, Partial, Record};
 
 /// The blob tree under one root, held by this process alone.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub struct Store {
     layout: Layout,
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
+    alive: partial::Alive,
     /// The lock is held as long as the file is open.
     _lock: File,
     /// Removed with the store; for `storage.inmemory`.
@@ -47,6 +50,24 @@ pub struct OpenBlob {
     pub file: Arc<File>,
     /// Which file it is.
     pub identity: Identity,
+}
+
+/// A blob that was begun, and what an earlier process may have left of it: each block is checked before it counts.
+#[derive(Debug)]
+pub struct Begun {
+    /// Where its bytes go.
+    pub partial: Partial,
+    /// The blocks that may be there already, in order.
+    pub left: Vec<Record>,
+}
+
+/// Which unfinished files are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// At the start, all but those that a fill can go on with.
+    OfEarlierProcesses,
+    /// Later on, those that nothing was written to for a day.
+    Old,
 }
 
 /// Whom the links of a volume belong to: what one account may see at one upstream says nothing about another.
@@ -99,6 +120,9 @@ pub enum StoreError {
     },
 }
 
+/// How long an unfinished blob waits for somebody who wants the rest.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
 const QUARANTINED_MAX: usize = 16;
 
@@ -112,8 +136,9 @@ impl Store {
         }
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
-        sweep(&layout.partials());
-        let mut store = Self { layout, links_count: false, _lock: lock, _temporary: None };
+        let alive = partial::Alive::default();
+        let mut store = Self { layout, links_count: false, alive, _lock: lock, _temporary: None };
+        store.sweep(clock::now(), Unfinished::OfEarlierProcesses);
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
             tracing::warn!(
@@ -154,14 +179,46 @@ impl Store {
         Ok(Some(OpenBlob { file: Arc::new(file), identity }))
     }
 
-    /// Begins a blob. With its length known, room is reserved first: a full disk shows here.
-    pub fn begin(&self, digest: &Digest, size: Option<u64>) -> io::Result<Partial> {
-        Partial::create(self.layout.partial(digest, &entropy::hex()), digest.algorithm(), size)
+    /// Begins a blob, or goes on with what an earlier process left of it. With its length known, room is reserved first:
+    /// a full disk shows here.
+    pub fn begin(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
+        let large = total.filter(|total| *total >= partial::KEPT_FROM_BYTES);
+        if let Some((total, living)) = large.zip(self.alive.claim(digest)) {
+            let place = Place { path: self.layout.kept_partial(digest), digest: *digest, total: Some(total) };
+            let (partial, left) = Partial::create_kept(&place, total, living)?;
+            return Ok(Begun { partial, left });
+        }
+        let path = self.layout.partial(digest, &entropy::hex());
+        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
+        Ok(Begun { partial, left: Vec::new() })
+    }
+
+    /// What an earlier process says it received of a blob, not yet checked. Not all of it: what is fetched anew in any case
+    /// brings the upstream's word that the blob is still there.
+    pub fn unfinished(&self, digest: &Digest) -> Extents {
+        partial::left_behind(&self.layout.kept_partial(digest), digest)
+    }
+
+    /// Removes what was left unfinished and will not be gone on with.
+    pub fn sweep(&self, now: SystemTime, unfinished: Unfinished) {
+        for entry in fs::read_dir(self.layout.partials()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let wanted = match unfinished {
+                Unfinished::OfEarlierProcesses => partial::is_kept(&path) && !is_old(&path, now),
+                Unfinished::Old => {
+                    partial::digest_of(&path).is_some_and(|digest| self.alive.has(&digest))
+                        || !is_old(&path, now)
+                }
+            };
+            if !wanted && let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "could not remove an unfinished download");
+            }
+        }
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
     /// crash the blob is there whole, or not at all.
-    pub fn publish(&self, mut partial: Partial, digest: &Digest) -> io::Result<Identity> {
+    pub fn publish(&self, partial: &Partial, digest: &Digest) -> io::Result<Identity> {
         if partial.digest() != *digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
@@ -231,13 +288,9 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
     }
 }
 
-/// Removes what earlier processes left unfinished.
-fn sweep(partials: &Path) {
-    for entry in fs::read_dir(partials).into_iter().flatten().flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "could not remove an unfinished download");
-        }
-    }
+fn is_old(path: &Path, now: SystemTime) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > KEPT_FOR))
 }
 
 fn unwritable(path: PathBuf, source: io::Error) -> StoreError {

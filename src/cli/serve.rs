@@ -13,7 +13,7 @@ use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Role, Site, SiteParts};
-use crate::engine::{Engine, Parts, freshness, repository};
+use crate::engine::{Engine, FillRules, Parts, freshness, repository};
 use crate::index::{Backend, Index};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
@@ -143,6 +143,7 @@ fn parts(
         cafile: proxy.cafile.clone(),
         realms: proxy.realms.clone(),
         redirects: proxy.redirects.clone(),
+        stall: config.fill.stall,
         proxy_hosts: proxy_hosts(inputs),
     });
     let upstream = upstream.map_err(|error| error.to_string())?;
@@ -160,7 +161,11 @@ fn parts(
         serve_gone: !config.tags.refuse_gone,
     };
     let (negative, tags_max) = (config.tags.negative, config.tags_max);
-    Ok(Parts { upstream, store, index, naming, rules, negative, tags_max, metrics })
+    let fill =
+        FillRules { segments: usize::try_from(config.fill.segments).unwrap_or(1), lazy: config.fill.lazy };
+    // There is one upstream, so the smaller of both limits is the limit.
+    let transfers_max = usize::try_from(config.fill.concurrent.min(config.fill.per_upstream)).unwrap_or(1);
+    Ok(Parts { upstream, store, index, naming, rules, fill, transfers_max, negative, tags_max, metrics })
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.

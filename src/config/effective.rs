@@ -37,6 +37,12 @@ impl Config {
         yaml.word(2, "stalefor", stale_for.as_deref().unwrap_or("unlimited"));
         yaml.word(2, "gone", if self.tags.refuse_gone { "refuse" } else { "serve" });
         yaml.word(2, "negative", duration_text(self.tags.negative));
+        yaml.key(1, "fill");
+        yaml.word(2, "concurrent", self.fill.concurrent);
+        yaml.word(2, "perupstream", self.fill.per_upstream);
+        yaml.word(2, "segments", self.fill.segments);
+        yaml.word(2, "lazy", self.fill.lazy);
+        yaml.word(2, "stall", duration_text(self.fill.stall));
         let access = match self.log.access {
             Some(AccessFormat::CombinedPlus) => "combined+",
             Some(AccessFormat::Json) => "json",

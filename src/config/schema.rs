@@ -256,7 +256,16 @@ const TIDEGATE: &[Field] = &[
     ),
     used("log", Kind::Keys(&[used("access", Kind::Text)])),
     refused("cache", LATER, REMOVE),
-    refused("fill", LATER, REMOVE),
+    used(
+        "fill",
+        Kind::Keys(&[
+            used("concurrent", Kind::Number),
+            used("perupstream", Kind::Number),
+            used("segments", Kind::Number),
+            used("lazy", Kind::Flag),
+            used("stall", Kind::Duration),
+        ]),
+    ),
     refused("edge", LATER, REMOVE),
     refused("tls", LATER, REMOVE),
     refused("acme", LATER, REMOVE),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::fill::{Landing, blob_row};
-use super::flight::{Boarding, Failure, Flight};
+use super::flight::{Boarding, Failure, Flight, HELD_BACK_BYTES, Passenger, WHOLE};
 use super::manifest::{self, Held};
 use super::{Repository, blocking};
 use crate::index::{Batch, BlobRow};
@@ -34,13 +34,14 @@ impl Engine {
         repository: &Repository,
         digest: &Digest,
         open: OpenBlob,
-    ) -> Option<Arc<Flight>> {
+    ) -> Option<Passenger> {
         let size = open.identity.size;
-        let flight = match self.flights.board(*digest, repository, true) {
-            Boarding::Joined(flight) => return Some(flight),
-            Boarding::Started(flight) => flight,
+        let passenger = match self.flights.board(*digest, repository, true, WHOLE) {
+            Boarding::Joined(passenger) => return Some(passenger),
+            Boarding::Started(passenger) => passenger,
             Boarding::Foreign | Boarding::Full => return None,
         };
+        let flight = Arc::clone(&passenger.flight);
         if size > VERIFIED_FIRST_BYTES_MAX {
             flight.open(Some(size), Arc::clone(&open.file));
         }
@@ -50,7 +51,7 @@ impl Engine {
             engine.verify(&task, open).await;
             drop(guard);
         });
-        Some(flight)
+        Some(passenger)
     }
 
     /// Hashes the file, moving the watermark along.
@@ -63,6 +64,7 @@ impl Engine {
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
             self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
             flight.open(Some(open.identity.size), open.file);
+            flight.commit_front(open.identity.size);
             flight.verified();
             self.flights.remove(flight);
             return;
@@ -95,7 +97,8 @@ impl Engine {
                 break;
             }
             at += step;
-            flight.commit(at.min(open.identity.size));
+            // Of a part the last bytes wait for the digest too: nobody has checked this file yet.
+            flight.commit_front(at.min(open.identity.size.saturating_sub(HELD_BACK_BYTES)));
         }
         Ok(hasher.finish())
     }

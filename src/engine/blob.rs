@@ -5,15 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::deliver::{PIECE_BYTES, Source};
-use super::flight::{Boarding, Failure, Flight};
+use super::flight::{Boarding, Failure, Flight, Passenger, WHOLE};
 use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
-use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
+use super::{Denial, Engine, Repository, Want, blocking, fault, in_time};
 use crate::index::{Batch, MemberRow};
-use crate::registry::Digest;
+use crate::registry::range::{Asked, Wanted};
+use crate::registry::{ByteRange, Digest};
 use crate::store::{OpenBlob, Store};
 use crate::sys::{clock, files};
-use crate::upstream::{Class, FetchError};
+use crate::upstream::{Class, FetchError, Part};
 
 /// A blob for a client.
 #[derive(Debug)]
@@ -42,14 +43,15 @@ enum Held {
 }
 
 impl Engine {
-    /// A blob of a repository.
+    /// A blob of a repository. `part` is what will be read of it: a flight begins there.
     pub async fn blob(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
         want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        in_time(self.find_blob(repository, digest, want), fault::late_blob).await
+        in_time(self.find_blob(repository, digest, want, part), fault::late_blob).await
     }
 
     async fn find_blob(
@@ -57,13 +59,15 @@ impl Engine {
         repository: &Repository,
         digest: &Digest,
         want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        if self.negatives.holds(&(repository.key, Wanted::Blob(*digest)), clock::monotonic()) {
+        if self.negatives.holds(&(repository.key, super::Wanted::Blob(*digest)), clock::monotonic()) {
             return Err(fault::blob_absent(digest));
         }
         let (held, member) = self.look_up(repository, digest, want).await;
         match held {
-            Held::Absent => self.blob_from_upstream(repository, digest, member, want).await,
+            Held::Absent if want == Want::Head => self.head_of_missing(repository, digest, member).await,
+            Held::Absent => self.blob_from_upstream(repository, digest, member, part).await,
             Held::Verified(open, head) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
                 self.link_layer(repository, digest);
@@ -72,8 +76,8 @@ impl Engine {
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
-                let flight = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
-                self.follow(repository, flight, outcome).await
+                let passenger = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
+                self.follow(repository, passenger, outcome, part).await
             }
         }
     }
@@ -142,39 +146,36 @@ impl Engine {
         repository: &Repository,
         digest: &Digest,
         member: Option<MemberRow>,
-        want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
         if self.mistrusted.holds(digest, clock::monotonic()) {
             return Err(fault::blob_busy(fault::WRONG, "wrong bytes moments ago"));
         }
-        if want == Want::Head {
-            return self.head_of_missing(repository, digest, member).await;
-        }
         if self.unstorable.holds(digest, clock::monotonic()) {
             return self.pass_through(repository, digest).await;
         }
-        let mut entitled = member.is_some();
-        let mut boarding = self.flights.board(*digest, repository, entitled);
+        let expected = member.and_then(|row| row.size);
+        let (mut entitled, want) = (member.is_some(), wanted(part, expected));
+        let mut boarding = self.flights.board(*digest, repository, entitled, want);
         if matches!(boarding, Boarding::Foreign) {
             self.confirm_blob(repository, digest).await?;
             entitled = true;
-            boarding = self.flights.board(*digest, repository, entitled);
+            boarding = self.flights.board(*digest, repository, entitled, want);
         }
-        let (flight, outcome) = match boarding {
-            Boarding::Joined(flight) if flight.is_verified() => (flight, Outcome::Hit),
-            Boarding::Joined(flight) => {
+        let (passenger, outcome) = match boarding {
+            Boarding::Joined(passenger) if passenger.flight.is_verified() => (passenger, Outcome::Hit),
+            Boarding::Joined(passenger) => {
                 tracing::debug!(%digest, repository = %repository.name, "joined a flight");
-                (flight, Outcome::Collapsed)
+                (passenger, Outcome::Collapsed)
             }
-            Boarding::Started(flight) => {
+            Boarding::Started(passenger) => {
                 // Without a pause before: a client that leaves now must not leave a flight that nobody fills.
-                let expected = member.and_then(|row| row.size);
-                self.start_fill(Arc::clone(&flight), repository.clone(), entitled, expected);
-                (flight, Outcome::Miss)
+                self.start_fill(Arc::clone(&passenger.flight), repository.clone(), entitled, expected);
+                (passenger, Outcome::Miss)
             }
             Boarding::Foreign | Boarding::Full => return Err(fault::crowded()),
         };
-        self.follow(repository, flight, outcome).await
+        self.follow(repository, passenger, outcome, part).await
     }
 
     /// The head of a blob that is not in the tree: from a flight that knows its length, else by a HEAD at the upstream.
@@ -207,7 +208,7 @@ impl Engine {
         let found = blocking(move || open(&store, &digest, Some(known), Want::Head)).await;
         let Ok(Held::Verified(held, _)) = found else { return false };
         flight.open(Some(held.identity.size), held.file);
-        flight.commit(held.identity.size);
+        flight.commit_front(held.identity.size);
         flight.verified();
         self.flights.remove(flight);
         true
@@ -217,19 +218,21 @@ impl Engine {
     async fn follow(
         self: &Arc<Self>,
         repository: &Repository,
-        flight: Arc<Flight>,
+        passenger: Passenger,
         outcome: Outcome,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        let digest = flight.digest;
-        match flight.opened(&repository.key).await {
-            Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
+        let digest = passenger.flight.digest;
+        match passenger.flight.opened(&repository.key).await {
+            Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(passenger)) }),
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(_)) => self.pass_through(repository, &digest).await,
             Err(Failure::Mismatch) => Err(fault::blob_busy(fault::WRONG, "mismatch")),
             // It is not in the tree any more, so this goes to the upstream.
             Err(Failure::Rotten) => {
                 let member = self.index.member(&repository.key, &digest);
-                Box::pin(self.blob_from_upstream(repository, &digest, member, Want::Body)).await
+                drop(passenger);
+                Box::pin(self.blob_from_upstream(repository, &digest, member, part)).await
             }
             Err(Failure::Abandoned) => {
                 Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone"))
@@ -246,7 +249,7 @@ impl Engine {
         // In its turn, like every other transfer.
         let turn = Arc::clone(&self.fills).acquire_owned().await.map_err(|_| fault::crowded())?;
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
-        let opened = self.upstream.blob(&repository.name, digest, 0).await;
+        let opened = self.upstream.blob(&repository.name, digest, Part::WHOLE).await;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
         let metrics = Arc::clone(&self.metrics);
@@ -262,9 +265,18 @@ impl Engine {
         error: &Arc<FetchError>,
     ) -> Denial {
         if error.class() == Class::Absent {
-            self.negatives.add((repository.key, Wanted::Blob(*digest)), (), clock::monotonic());
+            self.negatives.add((repository.key, super::Wanted::Blob(*digest)), (), clock::monotonic());
         }
         fault::blob(digest, error)
+    }
+}
+
+/// What a reader wants of a blob, as far as that can be told before its length is known.
+fn wanted(part: Asked, expected: Option<u64>) -> ByteRange {
+    match (part, expected.map(|size| part.within(size))) {
+        (_, Some(Wanted::Part(range))) => range,
+        (Asked::From { first, end }, None) => ByteRange { first, end: end.unwrap_or(WHOLE.end) },
+        _ => WHOLE,
     }
 }
 

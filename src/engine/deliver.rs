@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
-use super::flight::{Failure, Flight, Phase, Progress};
+use super::flight::{Failure, Passenger, Phase, Progress};
 use crate::registry::ByteRange;
 use crate::sys::files;
 
@@ -44,7 +44,7 @@ pub enum Source {
     /// A blob that is held whole, and its beginning if that was read already.
     Held(Arc<File>, Option<Bytes>),
     /// A flight.
-    Flight(Arc<Flight>),
+    Flight(Passenger),
     /// Straight from the upstream, uncached: the disk would not take it.
     Passing(Box<super::passing::Passing>),
 }
@@ -73,10 +73,7 @@ impl Source {
                 Some(all) => Body::Whole(all),
                 None => pieces(FileReader { file, range, piece }, FileReader::next),
             },
-            Self::Flight(flight) => {
-                let progress = flight.watch();
-                pieces(FlightReader { progress, range, piece }, FlightReader::next)
-            }
+            Self::Flight(passenger) => pieces(FlightReader::new(passenger, range, piece), FlightReader::next),
             Self::Passing(passing) => pieces(*passing, super::passing::Passing::next),
         }
     }
@@ -119,12 +116,21 @@ impl FileReader {
 
 /// Follows a flight.
 struct FlightReader {
+    passenger: Passenger,
     progress: watch::Receiver<Progress>,
     range: ByteRange,
     piece: u64,
+    whole: bool,
 }
 
 impl FlightReader {
+    fn new(passenger: Passenger, range: ByteRange, piece: u64) -> Self {
+        let progress = passenger.flight.watch();
+        let whole = range.first == 0 && progress.borrow().total == Some(range.end);
+        passenger.want(range);
+        Self { passenger, progress, range, piece, whole }
+    }
+
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
         if self.range.first >= self.range.end {
             return Ok(None);
@@ -138,14 +144,17 @@ impl FlightReader {
 
     /// Waits until there is something to read.
     async fn wait(&mut self) -> Result<(Arc<File>, u64), Cut> {
-        let first = self.range.first;
-        let moved =
-            self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
-        let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
+        let (first, whole) = (self.range.first, self.whole);
+        let ready =
+            |now: &Progress| now.readable(first, whole) > first || matches!(now.phase, Phase::Failed(_));
+        if !ready(&self.progress.borrow()) {
+            self.passenger.want(self.range);
+        }
+        let now = self.progress.wait_for(ready).await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
         match (&now.phase, &now.file) {
             (Phase::Failed(Failure::Mismatch | Failure::Rotten), _) => Err(Cut::Wrong),
             (Phase::Failed(failure), _) => Err(Cut::Flight(failure.clone())),
-            (_, Some(file)) => Ok((Arc::clone(file), now.readable())),
+            (_, Some(file)) => Ok((Arc::clone(file), now.readable(first, whole))),
             (_, None) => Err(Cut::Flight(Failure::Abandoned)),
         }
     }

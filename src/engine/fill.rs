@@ -1,28 +1,47 @@
-//! Filling a flight: one upstream transfer into one partial file, hashed as it is written.
+//! Filling a flight: upstream transfers into one partial file, hashed as it grows from the front.
+//!
+//! One task owns a fill. It makes a [`plan`] whenever something moved, and drives the transfers ([`carry`]) that the plan
+//! asks for; none of them knows of the others. It ends when everything is there and hashes to the digest, when the
+//! upstream or the disk gives up, or when nobody wants it any more.
 
+mod carry;
+mod land;
+mod plan;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::flight::{Failure, Flight};
+use super::flight::{Failure, Flight, WHOLE};
 use super::{Engine, Repository, blocking};
-use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
-use crate::registry::Digest;
-use crate::store::Partial;
-use crate::sys::{clock, files};
-use crate::upstream::{Class, FetchError, Transfer};
-
-/// Waits between the tries to go on with a transfer that broke off; the last one given up on ends the flight.
-const RESUME_WAITS: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
-
-/// Bytes gathered before they go to the disk together. Whatever has arrived goes at once; this bounds a fast upstream.
-const BATCH_BYTES: usize = 1024 * 1024;
+use crate::registry::ByteRange;
+use crate::store::{Begun, Extents, Partial, Record};
+use crate::upstream::{Class, FetchError, Part};
+use carry::{Broken, Cargo, Carrier, Leg};
+pub(super) use land::{Landing, blob_row};
+use plan::{Chart, NEAR_BYTES, Step};
 
 /// Largest blob that is taken without an announced length: an endless one must not fill the disk.
 const UNANNOUNCED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// How long a fill without readers goes on before it is judged whether it is worth going on: a client whose connection
+/// broke is back within seconds.
+const EMPTY_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest life of a fill, so that none runs for ever: 100 GB at 10 Mbit/s. What there is by then is kept for the next.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How fills behave: `tidegate.fill.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FillRules {
+    /// Transfers of one large blob at once for speed alone.
+    pub segments: usize,
+    /// Whether only what is asked for is fetched.
+    pub lazy: bool,
+}
 
 /// A fill under way.
 struct Fill {
@@ -31,10 +50,20 @@ struct Fill {
     repository: Repository,
     /// What the manifest says of the length; the upstream's own word comes first, and the digest decides.
     expected: Option<u64>,
+    /// What the first reader wants.
+    want: ByteRange,
+}
+
+/// How a part of the work of a fill ended.
+enum Ended {
+    /// A transfer.
+    Leg(u64, Result<(), Broken>),
+    /// The check of what an earlier process left, one block at a time.
+    TakenBack(std::io::Result<bool>, Record),
 }
 
 impl Engine {
-    /// Starts the task of a new flight. It runs to its end whoever leaves.
+    /// Starts the task of a new flight. It runs to its end whoever leaves, unless all leave early.
     pub(super) fn start_fill(
         self: &Arc<Self>,
         flight: Arc<Flight>,
@@ -42,7 +71,8 @@ impl Engine {
         entitled: bool,
         expected: Option<u64>,
     ) {
-        let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
+        let want = flight.wants().first().copied().unwrap_or(WHOLE);
+        let fill = Fill { engine: Arc::clone(self), flight, repository, expected, want };
         tokio::spawn(async move {
             let guard = Landing::new(&fill.engine, &fill.flight);
             if !fill.finds_it_landed(entitled).await {
@@ -50,27 +80,6 @@ impl Engine {
             }
             drop(guard);
         });
-    }
-
-    /// Publishes a verified partial; gives its row.
-    async fn publish(self: &Arc<Self>, digest: Digest, partial: Partial) -> std::io::Result<BlobRow> {
-        let store = Arc::clone(&self.store);
-        let identity = blocking(move || store.publish(partial, &digest)).await??;
-        Ok(blob_row(identity, false))
-    }
-}
-
-/// The row of a blob that was just verified.
-pub(super) fn blob_row(identity: files::Identity, adopted: bool) -> BlobRow {
-    let now = clock::unix_ms();
-    BlobRow {
-        size: identity.size,
-        identity: Some(identity),
-        kind: BlobKind::Other,
-        media_type: None,
-        created_ms: now,
-        verified_ms: Some(now),
-        adopted,
     }
 }
 
@@ -88,62 +97,52 @@ impl Fill {
     }
 
     async fn fly(&self) {
-        let permit = Arc::clone(&self.engine.fills).acquire_owned().await;
-        let filled = self.run().await;
-        drop(permit);
-        match filled {
-            Ok(partial) => self.land(partial).await,
+        let late = || FetchError::Timeout {
+            host: self.engine.upstream.host().to_owned(),
+            what: "whole blob",
+            limit: LIFE,
+        };
+        let filled = tokio::time::timeout(LIFE, self.run()).await;
+        match filled.unwrap_or_else(|_| Err(Failure::Fetch(Arc::new(late())))) {
+            Ok(kept) => self.land(kept).await,
             Err(failure) => self.crash(failure),
         }
     }
 
     /// Fetches everything, and checks it.
-    async fn run(&self) -> Result<Partial, Failure> {
-        let (repository, transfer) = self.open().await?;
-        let total = transfer.total().or(self.expected);
-        let partial = self.begin(total).await?;
+    async fn run(&self) -> Result<Kept, Failure> {
+        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
+        let left = blocking(move || store.unfinished(&digest)).await.unwrap_or_default();
+        let opening = self.open(&left).await?;
+        let total = opening.carrier.transfer.total().or(self.expected);
+        let Begun { partial, left } = self.begin(total).await?;
+        let kept = Kept(Some(Arc::new(partial)));
+        let partial = kept.partial()?;
         self.flight.open(total, partial.file());
-        let mut kept = Kept(Some(partial));
-        self.fetch(&repository, transfer, total, &mut kept).await?;
-        kept.0.take().ok_or(Failure::Abandoned)
+        let (engine, flight) = (Arc::clone(&self.engine), Arc::clone(&self.flight));
+        let cargo = Cargo { engine, flight, name: opening.repository.name.clone(), partial, total };
+        let mut work = Work::new(cargo, opening, left);
+        let done = work.finish().await;
+        drop(work);
+        done.and_then(|()| self.check(&kept)).map(|()| kept)
     }
 
-    /// Fetches until everything is there and hashes to the digest.
-    async fn fetch(
-        &self,
-        repository: &Repository,
-        transfer: Transfer,
-        total: Option<u64>,
-        kept: &mut Kept,
-    ) -> Result<(), Failure> {
-        let mut transfer = Some(transfer);
-        let mut waits = RESUME_WAITS.iter();
+    /// Opens a transfer of what is wanted first, under the first repository that the upstream lets have the blob.
+    async fn open(&self, left: &Extents) -> Result<Opening, Failure> {
+        let (mut repository, mut part) = (self.repository.clone(), self.first_part(left));
         loop {
-            let before = kept.written();
-            let error = match self.receive(kept, transfer.take(), total).await? {
-                Ok(()) => return self.check(kept),
-                Err(error) => error,
-            };
-            if kept.written() > before {
-                waits = RESUME_WAITS.iter();
-            }
-            let Some(wait) = waits.next() else {
-                return Err(Failure::Fetch(Arc::new(error)));
-            };
-            tracing::warn!(digest = %self.flight.digest, at = kept.written(), %error, "the upstream broke off; going on");
-            tokio::time::sleep(*wait).await;
-            transfer = self.resume(repository, kept.written()).await?;
-        }
-    }
-
-    /// Opens the transfer under the first repository that the upstream lets have the blob.
-    async fn open(&self) -> Result<(Repository, Transfer), Failure> {
-        let mut repository = self.repository.clone();
-        loop {
-            let error = match self.engine.upstream.blob(&repository.name, &self.flight.digest, 0).await {
-                Ok(transfer) => return Ok((repository, transfer)),
+            let turn =
+                Arc::clone(&self.engine.fills).acquire_owned().await.map_err(|_| Failure::Abandoned)?;
+            let opened = self.engine.upstream.blob(&repository.name, &self.flight.digest, part).await;
+            let error = match opened {
+                Ok(transfer) => return Ok(Opening { repository, part, carrier: Carrier { transfer, turn } }),
                 Err(error) => Arc::new(error),
             };
+            // The blob is shorter than was thought: its length comes with the whole.
+            if matches!(*error, FetchError::Status { status: 416, .. }) && part != Part::WHOLE {
+                part = Part::WHOLE;
+                continue;
+            }
             // These concern the repository that was asked for, and nobody else's.
             if !matches!(error.class(), Class::Absent | Class::LoginRefused) {
                 return Err(Failure::Fetch(error));
@@ -156,119 +155,206 @@ impl Fill {
         }
     }
 
-    async fn begin(&self, total: Option<u64>) -> Result<Partial, Failure> {
+    /// What the first transfer is of: the first that is missing of what the first reader wants, or all from the front if
+    /// that is not far.
+    fn first_part(&self, left: &Extents) -> Part {
+        let lazy = self.engine.fill_rules.lazy;
+        let near = self.want.first <= NEAR_BYTES && !lazy;
+        let from = left.end_from(if near { 0 } else { self.want.first });
+        let known = self.expected.unwrap_or(WHOLE.end);
+        let end = left.next_from(from).unwrap_or(WHOLE.end).min(if near { WHOLE.end } else { self.want.end });
+        if from >= end || from >= known {
+            return Part::WHOLE;
+        }
+        Part { from, end: Some(end).filter(|end| *end < known) }
+    }
+
+    async fn begin(&self, total: Option<u64>) -> Result<Begun, Failure> {
         let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
         blocking(move || store.begin(&digest, total)).await.and_then(|begun| begun).map_err(disk)
     }
+}
 
-    /// Goes on where the last transfer ended. An upstream that can't be reached now may be at the next try.
-    async fn resume(&self, repository: &Repository, written: u64) -> Result<Option<Transfer>, Failure> {
-        match self.engine.upstream.blob(&repository.name, &self.flight.digest, written).await {
-            Ok(transfer) => Ok(Some(transfer)),
-            Err(error) if matches!(error.class(), Class::Down | Class::Slow | Class::Limited) => Ok(None),
-            Err(error) => Err(Failure::Fetch(Arc::new(error))),
+/// The first answer of the upstream.
+struct Opening {
+    repository: Repository,
+    /// What was asked for.
+    part: Part,
+    carrier: Carrier,
+}
+
+impl Opening {
+    /// What of a blob comes with it.
+    fn range(&self, total: Option<u64>) -> ByteRange {
+        let (start, total) = (self.carrier.transfer.start(), total.unwrap_or(UNANNOUNCED_BYTES_MAX));
+        let end = self.part.end.filter(|_| start == self.part.from).unwrap_or(total);
+        ByteRange { first: start, end: end.min(total) }
+    }
+}
+
+/// The transfers of a fill, and what is known of them.
+struct Work {
+    cargo: Cargo,
+    legs: HashMap<u64, Arc<Leg>>,
+    running: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// What an earlier process left, not yet checked; its blocks in reverse order.
+    left: Vec<Record>,
+    parts: bool,
+    legs_ever: u64,
+}
+
+impl Work {
+    /// Begins with the answer that is there, and with what an earlier process left besides.
+    fn new(cargo: Cargo, opening: Opening, mut left: Vec<Record>) -> Self {
+        let range = opening.range(cargo.total);
+        left.retain(|record| record.range.end <= range.first || range.end <= record.range.first);
+        left.reverse();
+        let parts = opening.carrier.transfer.start() == opening.part.from;
+        let (legs, running) = (HashMap::new(), FuturesUnordered::new());
+        let mut work = Self { cargo, legs, running, left, parts, legs_ever: 0 };
+        if range.first < range.end {
+            work.begin(range, Some(opening.carrier));
         }
+        work.take_back();
+        work
     }
 
-    /// Writes a transfer to its end, or to where it breaks off; only a failure of our own disk is final here.
-    async fn receive(
-        &self,
-        kept: &mut Kept,
-        transfer: Option<Transfer>,
-        total: Option<u64>,
-    ) -> Result<Result<(), FetchError>, Failure> {
-        let Some(mut transfer) = transfer else {
-            return Ok(Err(FetchError::Cut { host: self.engine.upstream.host().to_owned() }));
-        };
-        let mut skip = kept.written().saturating_sub(transfer.start());
-        let limit = total.unwrap_or(UNANNOUNCED_BYTES_MAX);
+    /// Starts a transfer, with an answer that is there already or to be asked for.
+    fn begin(&mut self, range: ByteRange, first: Option<Carrier>) {
+        self.legs_ever += 1;
+        let (id, cargo) = (self.legs_ever, self.cargo.clone());
+        let leg = Arc::new(Leg::new(id, range));
+        self.legs.insert(id, Arc::clone(&leg));
+        self.running.push(Box::pin(async move { Ended::Leg(id, cargo.carry(leg, first).await) }));
+    }
+
+    /// Checks the next block that an earlier process left.
+    fn take_back(&mut self) {
+        let Some(record) = self.left.last().copied() else { return };
+        let partial = Arc::clone(&self.cargo.partial);
+        self.running.push(Box::pin(async move {
+            let checked = blocking(move || partial.take_back(&record)).await.and_then(|result| result);
+            Ended::TakenBack(checked, record)
+        }));
+    }
+
+    /// Runs until everything is there.
+    async fn finish(&mut self) -> Result<(), Failure> {
         loop {
-            let (batch, ended) = gather(&mut transfer, &mut skip).await;
-            let bytes: usize = batch.iter().map(Bytes::len).sum();
-            if kept.written() + bytes as u64 > limit {
-                let host = transfer.host().to_owned();
-                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge { host })));
+            self.follow_the_plan();
+            if self.is_complete() {
+                return Ok(());
             }
-            if bytes > 0 {
-                kept.append(batch).await?;
-                self.engine.metrics.pulled_blob(bytes as u64);
-                self.flight.commit(kept.written());
-            }
-            match ended {
-                None => {}
-                Some(Ok(())) if total.is_some_and(|total| kept.written() < total) => {
-                    return Ok(Err(FetchError::Cut { host: transfer.host().to_owned() }));
+            let flight = Arc::clone(&self.cargo.flight);
+            tokio::select! {
+                Some(ended) = self.running.next() => self.take(ended)?,
+                () = flight.moved() => {}
+                () = until_judged(&flight) => {
+                    if !self.is_worth_it() && self.cargo.engine.flights.abandon(&flight) {
+                        tracing::info!(digest = %flight.digest, "nobody wants the blob any more; what there is of it is kept for a while");
+                        return Err(Failure::Abandoned);
+                    }
                 }
-                Some(ended) => return Ok(ended),
             }
         }
     }
 
-    fn check(&self, kept: &Kept) -> Result<(), Failure> {
-        let got = kept.0.as_ref().map(Partial::digest);
-        if got == Some(self.flight.digest) {
-            return Ok(());
-        }
-        tracing::error!(digest = %self.flight.digest, ?got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
-        self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
-        Err(Failure::Mismatch)
+    fn is_complete(&self) -> bool {
+        self.legs.is_empty()
+            && self.cargo.total.is_none_or(|total| self.cargo.partial.extents().end_from(0) == total)
     }
 
-    /// The last bytes go out at once; the disk syncs behind everybody's back. Until the row is readable the flight can
-    /// be joined.
-    async fn land(&self, partial: Partial) {
-        let digest = self.flight.digest;
-        let size = Some(partial.written());
-        self.flight.verified();
-        let _permit = self.engine.publications.acquire().await;
-        let published = self.engine.publish(digest, partial).await;
-        let claimants = self.flight.claimants();
-        let member = MemberRow { size, seen_ms: clock::unix_ms() };
-        let mut batch = claimants
-            .iter()
-            .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
-        match published {
-            Ok(row) => {
-                for claimant in &claimants {
-                    self.engine.write_layer_link(claimant, &digest).await;
+    /// Whether a fill that nobody reads is to go on: most is done, or others asked for it too.
+    fn is_worth_it(&self) -> bool {
+        let done = self.cargo.partial.extents().bytes();
+        let most = self.cargo.total.is_some_and(|total| done.saturating_mul(2) >= total);
+        !self.cargo.engine.fill_rules.lazy && (most || self.cargo.flight.readers_ever() > 1)
+    }
+
+    fn follow_the_plan(&mut self) {
+        // Of a blob without a length there is one transfer, from the front.
+        let Some(total) = self.cargo.total else { return };
+        let rules = self.cargo.engine.fill_rules;
+        let chart = Chart {
+            total,
+            done: self.cargo.partial.extents(),
+            left: left_extents(&self.left),
+            spans: self.legs.values().map(|leg| leg.span()).collect(),
+            wants: self.cargo.flight.wants(),
+            parts: self.parts,
+            lazy: rules.lazy,
+            segments: rules.segments,
+        };
+        for step in plan::plan(&chart) {
+            match step {
+                Step::Start(range) => self.begin(range, None),
+                Step::Cut { id, end } => {
+                    if let Some(leg) = self.legs.get(&id) {
+                        leg.cut(end);
+                    }
                 }
-                batch = batch.put_blob(digest, row);
-            }
-            Err(error) => {
-                self.engine.unstorable.add(digest, (), clock::monotonic());
-                tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
             }
         }
-        self.engine.index.apply(batch);
-        self.engine.flights.remove(&self.flight);
     }
 
-    fn crash(&self, failure: Failure) {
-        if let Failure::Disk(error) = &failure {
-            let digest = self.flight.digest;
-            self.engine.unstorable.add(digest, (), clock::monotonic());
-            tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
+    fn take(&mut self, ended: Ended) -> Result<(), Failure> {
+        match ended {
+            Ended::Leg(id, result) => {
+                self.legs.remove(&id);
+                result.or_else(|broken| self.cope(broken))
+            }
+            Ended::TakenBack(checked, record) => {
+                if !checked.map_err(disk)? {
+                    tracing::warn!(digest = %self.cargo.flight.digest, at = record.range.first, "a block of an unfinished download is not what was received; it is fetched again");
+                }
+                self.left.pop();
+                self.cargo.flight.commit(self.cargo.partial.extents());
+                self.take_back();
+                Ok(())
+            }
         }
-        self.engine.flights.remove(&self.flight);
-        self.flight.fail(failure);
+    }
+
+    /// A transfer besides others that broke off leaves its part to them; the only one ends the fill.
+    fn cope(&mut self, broken: Broken) -> Result<(), Failure> {
+        match broken {
+            Broken::Disk(failure) => Err(failure),
+            Broken::NoParts => {
+                tracing::info!(digest = %self.cargo.flight.digest, "the upstream gives no parts of this blob; it is read from the front");
+                self.parts = false;
+                Ok(())
+            }
+            Broken::Fetch(error) if self.legs.is_empty() => Err(Failure::Fetch(Arc::new(error))),
+            Broken::Fetch(error) => {
+                tracing::warn!(digest = %self.cargo.flight.digest, %error, "one of several transfers is given up; the others go on");
+                self.parts = false;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn left_extents(left: &[Record]) -> Extents {
+    let mut extents = Extents::default();
+    left.iter().for_each(|record| extents.insert(record.range));
+    extents
+}
+
+/// Waits until a flight has been without readers for a while.
+async fn until_judged(flight: &Flight) {
+    match flight.empty_since() {
+        Some(since) => tokio::time::sleep_until((since + EMPTY_WAIT).into()).await,
+        None => std::future::pending().await,
     }
 }
 
 /// The partial of a fill. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
 /// system takes a while.
-struct Kept(Option<Partial>);
+pub(super) struct Kept(Option<Arc<Partial>>);
 
 impl Kept {
-    fn written(&self) -> u64 {
-        self.0.as_ref().map_or(0, Partial::written)
-    }
-
-    /// Writes and hashes on the blocking pool.
-    async fn append(&mut self, batch: Vec<Bytes>) -> Result<(), Failure> {
-        let mut partial = self.0.take().ok_or(Failure::Abandoned)?;
-        let appended = blocking(move || partial.append(&batch).map(|_| partial)).await;
-        self.0 = Some(appended.and_then(|result| result).map_err(disk)?);
-        Ok(())
+    fn partial(&self) -> Result<Arc<Partial>, Failure> {
+        self.0.clone().ok_or(Failure::Abandoned)
     }
 }
 
@@ -278,53 +364,6 @@ impl Drop for Kept {
             tokio::task::spawn_blocking(move || drop(partial));
         }
     }
-}
-
-/// Takes a flight out of the table however its task ends, even by a panic: then its readers are cut.
-pub(super) struct Landing(Arc<Engine>, Arc<Flight>);
-
-impl Landing {
-    /// Guards a flight.
-    pub(super) fn new(engine: &Arc<Engine>, flight: &Arc<Flight>) -> Self {
-        Self(Arc::clone(engine), Arc::clone(flight))
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.flights.remove(&self.1);
-            self.1.fail(Failure::Abandoned);
-        }
-    }
-}
-
-/// What has arrived, at most a batch, and whether it was the end. The bytes that are had already are skipped.
-async fn gather(transfer: &mut Transfer, skip: &mut u64) -> (Vec<Bytes>, Option<Result<(), FetchError>>) {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    let mut next = Some(transfer.next().await);
-    while let Some(piece) = next.take() {
-        match piece {
-            Ok(Some(piece)) => {
-                let piece = skip_front(piece, skip);
-                bytes += piece.len();
-                batch.push(piece);
-            }
-            Ok(None) => return (batch, Some(Ok(()))),
-            Err(error) => return (batch, Some(Err(error))),
-        }
-        if bytes < BATCH_BYTES {
-            next = transfer.next().now_or_never();
-        }
-    }
-    (batch, None)
-}
-
-fn skip_front(mut piece: Bytes, skip: &mut u64) -> Bytes {
-    let known = usize::try_from(*skip).unwrap_or(usize::MAX).min(piece.len());
-    *skip -= known as u64;
-    piece.split_off(known)
 }
 
 fn disk(error: std::io::Error) -> Failure {

@@ -319,9 +319,9 @@ pub(super) fn row(held: &Held, identity: files::Identity) -> BlobRow {
 }
 
 fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files::Identity> {
-    let mut partial = store.begin(digest, Some(bytes.len() as u64))?;
-    partial.append(std::slice::from_ref(bytes))?;
-    store.publish(partial, digest)
+    let partial = store.begin(digest, Some(bytes.len() as u64))?.partial;
+    partial.write(0, std::slice::from_ref(bytes))?;
+    store.publish(&partial, digest)
 }
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.

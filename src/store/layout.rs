@@ -96,6 +96,11 @@ impl Layout {
         self.ours().join("partial")
     }
 
+    /// A large blob in the making, which the next process finds again.
+    pub(super) fn kept_partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(digest.hex())
+    }
+
     /// A file in the making; `unique` keeps two of one digest apart.
     pub(super) fn partial(&self, digest: &Digest, unique: &str) -> PathBuf {
         self.partials().join(format!("{}.{unique}", digest.hex()))

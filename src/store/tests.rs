@@ -15,9 +15,9 @@ fn store(folder: &tempfile::TempDir) -> Store {
 
 fn put(store: &Store, content: &'static [u8]) -> Digest {
     let digest = Digest::sha256(content);
-    let mut partial = store.begin(&digest, Some(content.len() as u64)).unwrap();
-    partial.append(&[Bytes::from_static(content)]).unwrap();
-    store.publish(partial, &digest).unwrap();
+    let partial = store.begin(&digest, Some(content.len() as u64)).unwrap().partial;
+    partial.write(0, &[Bytes::from_static(content)]).unwrap();
+    store.publish(&partial, &digest).unwrap();
     digest
 }
 
@@ -89,9 +89,10 @@ fn wrong_bytes_never_become_a_blob() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder);
     let digest = Digest::sha256(CONTENT);
-    let mut partial = store.begin(&digest, None).unwrap();
-    partial.append(&[Bytes::from_static(b"other content")]).unwrap();
-    assert_eq!(store.publish(partial, &digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    let partial = store.begin(&digest, None).unwrap().partial;
+    partial.write(0, &[Bytes::from_static(b"other content")]).unwrap();
+    assert_eq!(store.publish(&partial, &digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    drop(partial);
     assert!(store.open_blob(&digest).unwrap().is_none());
     assert!(files_below(&store.layout.partials()).is_empty());
 }

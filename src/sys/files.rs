@@ -3,7 +3,7 @@
 //! Everything here may wait for the disk, and so belongs on the blocking pool, except [`read_now`].
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -92,6 +92,30 @@ pub fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Optio
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS | Errno::INVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Most slices in one write; the kernel's own limit is 1,024.
+const SLICES_MAX: usize = 512;
+
+/// Writes pieces one after the other from a place on; gives the place behind them.
+pub fn write_all_at(file: &File, mut at: u64, pieces: &[Bytes]) -> io::Result<u64> {
+    for group in pieces.chunks(SLICES_MAX) {
+        let mut slices: Vec<_> = group.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut slices = slices.as_mut_slice();
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match rustix::io::pwritev(file, slices, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(at)
 }
 
 /// Reserves room for `length` bytes without changing the length, so that a full disk shows before the first byte. A file
@@ -194,6 +218,17 @@ mod tests {
         let mut buffer = [0; 4];
         // Just written, so in the page cache, unless the file system can't tell.
         assert!(matches!(read_now(file.as_file(), 0, &mut buffer).unwrap(), Some(4) | None));
+    }
+
+    #[test]
+    fn pieces_are_written_one_after_the_other() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let pieces: Vec<Bytes> =
+            (0..1500u32).map(|n| Bytes::from(n.to_string())).chain([Bytes::new()]).collect();
+        let all = pieces.concat();
+        assert_eq!(write_all_at(file.as_file(), 7, &pieces).unwrap(), 7 + all.len() as u64);
+        assert_eq!(read_at(file.as_file(), 7, all.len() + 1).unwrap(), all);
+        assert_eq!(write_all_at(file.as_file(), 3, &[]).unwrap(), 3);
     }
 
     #[test]

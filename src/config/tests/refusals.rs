@@ -55,7 +55,6 @@ fn what_this_version_does_not_have_is_refused() {
         "tls.dir",
         "acme.cafile",
         "cache.maxsize",
-        "fill.concurrent",
         "admin.socket",
         "debug.allow",
     ] {
