@@ -193,8 +193,7 @@ impl Store {
         Ok(Begun { partial, left: Vec::new() })
     }
 
-    /// What an earlier process says it received of a blob, not yet checked. Not all of it: what is fetched anew in any case
-    /// brings the upstream's word that the blob is still there.
+    /// What an earlier process says it received of a blob, not yet checked.
     pub fn unfinished(&self, digest: &Digest) -> Extents {
         partial::left_behind(&self.layout.kept_partial(digest), digest)
     }

@@ -273,12 +273,11 @@ impl Drop for Living {
     }
 }
 
-/// What the map beside a partial says, without its last block.
+/// What the map beside a partial says.
 pub(super) fn left_behind(path: &Path, digest: &Digest) -> Extents {
     let mut extents = Extents::default();
     if let Ok(Some(records)) = map::peek(&map_of(path), digest) {
-        let all_but_last = records.len().saturating_sub(1);
-        records.iter().take(all_but_last).for_each(|record| extents.insert(record.range));
+        records.iter().for_each(|record| extents.insert(record.range));
     }
     extents
 }

@@ -16,6 +16,7 @@ mod clients;
 mod conformance;
 mod disk;
 mod documents;
+mod fills;
 mod flights;
 mod limits;
 mod reach;

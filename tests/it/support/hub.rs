@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-pub use content::Blob;
 use content::Content;
+pub use content::{Blob, pattern};
 pub use faults::{ABUSE_LIMIT, Fault, Order, PULL_LIMIT};
 use wire::{Reply, Request};
 

@@ -134,6 +134,14 @@ impl Mirror {
         format!("http://{}{path}", self.address)
     }
 
+    /// The metrics, of a mirror that has a debug port.
+    pub async fn metrics(&self) -> String {
+        let line = self.logged("debug server listening");
+        let debug = line.split("listening ").nth(1).unwrap().trim_end_matches('"');
+        let answer = super::pull::get(&format!("http://{debug}/metrics")).await;
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
     /// The structured log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.all()
