@@ -17,6 +17,7 @@ mod manifest;
 mod policy;
 mod realm;
 mod resolver;
+mod suspects;
 mod token;
 mod transport;
 

@@ -103,7 +103,9 @@ impl Fill {
         let partial = kept.partial()?;
         self.flight.open(total, partial.file());
         let (engine, flight) = (Arc::clone(&self.engine), Arc::clone(&self.flight));
-        let cargo = Cargo { engine, flight, name: opening.repository.name.clone(), partial, total };
+        let name = opening.repository.name.clone();
+        let etag = opening.begun.as_ref().and_then(|(_, carrier)| carrier.transfer.etag()).map(str::to_owned);
+        let cargo = Cargo { engine, flight, name, partial, total, etag };
         let mut work = Work::new(cargo, opening, left);
         let done = work.finish().await;
         drop(work);

@@ -8,6 +8,7 @@ use reqwest::Response;
 
 use super::client::Ask;
 use super::manifest::length;
+use super::suspects::Suspects;
 use super::transport::shown;
 use super::{FetchError, Upstream};
 use crate::registry::{Digest, RepositoryName};
@@ -48,6 +49,7 @@ pub struct Transfer {
     total: Option<u64>,
     etag: Option<String>,
     drip: Drip,
+    suspects: Suspects,
 }
 
 impl Upstream {
@@ -69,7 +71,7 @@ impl Upstream {
             ask = ask.with(header::RANGE, &range);
         }
         let answer = self.client.ask(&ask).await?;
-        Transfer::new(answer, part.from, self.stall)
+        Transfer::new(answer, part.from, self.stall, self.client.suspects().clone())
     }
 }
 
@@ -78,7 +80,7 @@ fn ask(method: Method, name: &RepositoryName, digest: &Digest) -> Ask {
 }
 
 impl Transfer {
-    fn new(answer: Response, from: u64, stall: Duration) -> Result<Self, FetchError> {
+    fn new(answer: Response, from: u64, stall: Duration, suspects: Suspects) -> Result<Self, FetchError> {
         let host = shown(answer.url());
         let (start, total) = match answer.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(answer.headers()) {
@@ -91,7 +93,7 @@ impl Transfer {
         };
         let etag = answer.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         let etag = etag.filter(|etag| etag.starts_with('"')).map(str::to_owned);
-        Ok(Self { answer, host, start, total, etag, drip: Drip::new(stall) })
+        Ok(Self { answer, host, start, total, etag, drip: Drip::new(stall), suspects })
     }
 
     /// Where the first byte lies in the blob.
@@ -116,6 +118,14 @@ impl Transfer {
 
     /// The next piece; `None` at the end. Safe to cancel.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let next = self.await_next().await;
+        if let (Err(_), Some(address)) = (&next, self.answer.remote_addr()) {
+            self.suspects.add(address, clock::monotonic());
+        }
+        next
+    }
+
+    async fn await_next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let stall = self.drip.stall;
         let late = || FetchError::Timeout { host: self.host.clone(), what: "byte", limit: stall };
         let asked = clock::monotonic();

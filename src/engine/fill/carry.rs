@@ -29,7 +29,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 pub(super) enum Broken {
     /// The upstream.
     Fetch(FetchError),
-    /// It gives no parts, so that only a transfer from the front can do.
+    /// It gives no parts, or now calls the blob another one: only a transfer from the front can do.
     NoParts,
     /// Our disk.
     Disk(Failure),
@@ -57,6 +57,8 @@ pub(super) struct Cargo {
     pub(super) partial: Arc<Partial>,
     /// The length of the blob, if it is known.
     pub(super) total: Option<u64>,
+    /// The entity tag of the first answer, if it had a strong one.
+    pub(super) etag: Option<String>,
 }
 
 impl Leg {
@@ -135,6 +137,10 @@ impl Cargo {
         let end = Some(span.end).filter(|end| self.total.is_some_and(|total| *end < total));
         let part = Part { from: span.reached, end };
         let transfer = self.engine.upstream.blob(&self.name, &self.flight.digest, part).await?;
+        if transfer.total().zip(self.total).is_some_and(|(now, before)| now != before) {
+            let host = transfer.host().to_owned();
+            return Err(FetchError::Malformed { host, what: "another length than before" });
+        }
         // The semaphore is never closed.
         let turn = turn.map_err(|_| FetchError::Cut { host: transfer.host().to_owned() })?;
         Ok(Carrier { transfer, turn })
@@ -147,7 +153,8 @@ impl Cargo {
         let span = leg.span();
         // From the front again: as far as all of that is there, it can be skipped.
         let mut skip = span.reached.saturating_sub(transfer.start());
-        if skip > 0 && self.partial.extents().end_from(0) < span.reached {
+        let other = self.etag.is_some() && transfer.etag() != self.etag.as_deref();
+        if (skip > 0 || other) && self.partial.extents().end_from(0) < span.reached {
             return Err(Broken::NoParts);
         }
         while !leg.is_done() {
