@@ -12,12 +12,14 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::flight::{Failure, Flight, WHOLE};
 use super::{Engine, Repository, blocking};
 use crate::registry::ByteRange;
 use crate::store::{Begun, Extents, Partial};
 use crate::upstream::{Class, FetchError, Part};
-use carry::{Cargo, Carrier};
+use carry::{Cargo, Carrier, Proof};
 pub(super) use land::{Landing, blob_row};
 use plan::NEAR_BYTES;
 use work::Work;
@@ -105,7 +107,8 @@ impl Fill {
         let (engine, flight) = (Arc::clone(&self.engine), Arc::clone(&self.flight));
         let name = opening.repository.name.clone();
         let etag = opening.begun.as_ref().and_then(|(_, carrier)| carrier.transfer.etag()).map(str::to_owned);
-        let cargo = Cargo { engine, flight, name, partial, total, etag };
+        let proof = Arc::new(watch::Sender::new(Proof::Unasked));
+        let cargo = Cargo { engine, flight, name, partial, total, etag, proof };
         let mut work = Work::new(cargo, opening, left);
         let done = work.finish().await;
         drop(work);

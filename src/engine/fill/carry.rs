@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::plan::Span;
 use super::{Failure, blocking, disk};
@@ -39,7 +39,7 @@ pub(super) enum Broken {
 #[derive(Debug)]
 pub(super) struct Leg {
     span: Mutex<Span>,
-    shortened: Notify,
+    changed: Notify,
 }
 
 /// An answer of the upstream with its place among the transfers.
@@ -59,12 +59,27 @@ pub(super) struct Cargo {
     pub(super) total: Option<u64>,
     /// The entity tag of the first answer, if it had a strong one.
     pub(super) etag: Option<String>,
+    /// Whether the upstream gives parts of this blob.
+    pub(super) proof: Arc<watch::Sender<Proof>>,
+}
+
+/// What is known of an upstream that should give parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Nobody has asked.
+    Unasked,
+    /// A part was asked for.
+    Awaited,
+    /// It gave one.
+    Given,
+    /// It did not.
+    Refused,
 }
 
 impl Leg {
     pub(super) fn new(id: u64, range: ByteRange) -> Self {
         let span = Span { id, written: range.first, reached: range.first, end: range.end };
-        Self { span: Mutex::new(span), shortened: Notify::new() }
+        Self { span: Mutex::new(span), changed: Notify::new() }
     }
 
     pub(super) fn span(&self) -> Span {
@@ -74,7 +89,18 @@ impl Leg {
     /// Ends it earlier.
     pub(super) fn cut(&self, end: u64) {
         lock(&self.span).end = end;
-        self.shortened.notify_one();
+        self.changed.notify_one();
+    }
+
+    /// Takes on all up to `end` if another leg begins where this one ends; whether it does.
+    pub(super) fn take_over(&self, other: Span, end: u64) -> bool {
+        let mut span = lock(&self.span);
+        let follows = span.end == other.reached;
+        if follows {
+            span.end = end;
+            self.changed.notify_one();
+        }
+        follows
     }
 
     /// Takes on as much of what arrived as is still wanted; gives its place and what is over.
@@ -121,7 +147,7 @@ impl Cargo {
             tracing::warn!(digest = %self.flight.digest, at = leg.span().reached, %error, "the upstream broke off; going on");
             tokio::select! {
                 () = tokio::time::sleep(*wait) => {}
-                () = leg.shortened.notified() => {}
+                () = leg.changed.notified() => {}
             }
             if leg.is_done() {
                 return Ok(());
@@ -157,10 +183,13 @@ impl Cargo {
         if (skip > 0 || other) && self.partial.extents().end_from(0) < span.reached {
             return Err(Broken::NoParts);
         }
-        while !leg.is_done() {
+        if transfer.start() > 0 {
+            self.proof.send_replace(Proof::Given);
+        }
+        while self.goes_on(leg).await {
             let gathered = tokio::select! {
                 gathered = gather(&mut transfer, &mut skip) => gathered,
-                () = leg.shortened.notified() => continue,
+                () = leg.changed.notified() => continue,
             };
             self.engine.metrics.pulled_blob(gathered.received);
             self.write(leg, gathered.batch, &transfer).await?;
@@ -173,6 +202,22 @@ impl Cargo {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Whether there is more to carry. One that was ended early for another does not let go of its transfer before the
+    /// upstream has shown that it gives parts: else all that it had would have to be read again.
+    async fn goes_on(&self, leg: &Leg) -> bool {
+        let mut proof = self.proof.subscribe();
+        while leg.is_done() && leg.span().end < self.total.unwrap_or(0) {
+            if *proof.borrow() != Proof::Awaited {
+                return false;
+            }
+            tokio::select! {
+                _ = proof.changed() => {}
+                () = leg.changed.notified() => {}
+            }
+        }
+        !leg.is_done()
     }
 
     async fn write(&self, leg: &Leg, mut batch: Vec<Bytes>, transfer: &Transfer) -> Result<(), Broken> {

@@ -53,6 +53,13 @@ pub(super) struct Span {
     pub end: u64,
 }
 
+impl Span {
+    /// What of the blob is its own.
+    pub(super) fn range(&self) -> ByteRange {
+        ByteRange { first: self.written, end: self.end }
+    }
+}
+
 /// Something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -155,7 +162,7 @@ impl Draft {
         let mut taken = self.chart.done.clone();
         self.chart.left.iter().for_each(|range| taken.insert(range));
         let spans = self.chart.spans.iter();
-        spans.for_each(|span| taken.insert(ByteRange { first: span.written, end: span.end }));
+        spans.for_each(|span| taken.insert(span.range()));
         if let Some(gap) = taken.gap_from(0, self.chart.total) {
             self.start(gap);
         }

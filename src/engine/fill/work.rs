@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::carry::{Broken, Cargo, Carrier, Leg};
-use super::plan::{self, Chart, Step};
+use super::carry::{Broken, Cargo, Carrier, Leg, Proof};
+use super::plan::{self, Chart, Span, Step};
 use super::{Opening, blocking, disk};
 use crate::engine::flight::{Failure, Flight};
 use crate::registry::ByteRange;
@@ -37,7 +37,6 @@ pub(super) struct Work {
     running: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// What an earlier process left, not yet checked; its blocks in reverse order.
     left: Vec<Record>,
-    parts: bool,
     legs_ever: u64,
 }
 
@@ -46,11 +45,14 @@ impl Work {
     pub(super) fn new(cargo: Cargo, opening: Opening, mut left: Vec<Record>) -> Self {
         left.reverse();
         let (legs, running) = (HashMap::new(), FuturesUnordered::new());
-        let mut work = Self { cargo, legs, running, left, parts: true, legs_ever: 0 };
+        let mut work = Self { cargo, legs, running, left, legs_ever: 0 };
         if let Some((part, carrier)) = opening.begun {
             let range = range_of(part, &carrier.transfer, work.cargo.total);
             work.left.retain(|left| left.range.end <= range.first || range.end <= left.range.first);
-            work.parts = range.first == part.from;
+            if part.from > 0 {
+                let given = range.first == part.from;
+                work.cargo.proof.send_replace(if given { Proof::Given } else { Proof::Refused });
+            }
             if range.first < range.end {
                 work.begin(range, Some(carrier));
             }
@@ -121,13 +123,18 @@ impl Work {
             left: left_extents(&self.left),
             spans: self.legs.values().map(|leg| leg.span()).collect(),
             wants: self.cargo.flight.wants(),
-            parts: self.parts,
+            parts: self.proof() != Proof::Refused,
             lazy: rules.lazy,
             segments: rules.segments,
         };
         for step in plan::plan(&chart) {
             match step {
-                Step::Start(range) => self.begin(range, None),
+                Step::Start(range) => {
+                    if range.first > 0 && self.proof() == Proof::Unasked {
+                        self.cargo.proof.send_replace(Proof::Awaited);
+                    }
+                    self.begin(range, None);
+                }
                 Step::Cut { id, end } => {
                     if let Some(leg) = self.legs.get(&id) {
                         leg.cut(end);
@@ -140,8 +147,8 @@ impl Work {
     fn take(&mut self, ended: Ended) -> Result<(), Failure> {
         match ended {
             Ended::Leg(id, result) => {
-                self.legs.remove(&id);
-                result.or_else(|broken| self.cope(broken))
+                let span = self.legs.remove(&id).map(|leg| leg.span());
+                result.or_else(|broken| self.cope(broken, span))
             }
             Ended::TakenBack(checked, record) => {
                 if !checked.map_err(disk)? {
@@ -156,21 +163,38 @@ impl Work {
     }
 
     /// A transfer besides others that broke off leaves its part to them; the only one ends the fill.
-    fn cope(&mut self, broken: Broken) -> Result<(), Failure> {
+    fn cope(&mut self, broken: Broken, span: Option<Span>) -> Result<(), Failure> {
         match broken {
             Broken::Disk(failure) => Err(failure),
             Broken::NoParts => {
                 tracing::info!(digest = %self.cargo.flight.digest, "the upstream gives no parts of this blob; it is read from the front");
-                self.parts = false;
+                self.go_on_in_one(span);
                 Ok(())
             }
             Broken::Fetch(error) if self.legs.is_empty() => Err(Failure::Fetch(Arc::new(error))),
             Broken::Fetch(error) => {
                 tracing::warn!(digest = %self.cargo.flight.digest, %error, "one of several transfers is given up; the others go on");
-                self.parts = false;
+                self.go_on_in_one(span);
                 Ok(())
             }
         }
+    }
+
+    /// From now on there is one transfer. The one before the one that failed was to end where that one began: it had
+    /// better go on.
+    fn go_on_in_one(&mut self, failed: Option<Span>) {
+        if let Some(failed) = failed {
+            let mut taken = self.cargo.partial.extents();
+            left_extents(&self.left).iter().for_each(|range| taken.insert(range));
+            self.legs.values().for_each(|leg| taken.insert(leg.span().range()));
+            let end = taken.next_from(failed.reached).or(self.cargo.total).unwrap_or(failed.end);
+            self.legs.values().any(|leg| leg.take_over(failed, end));
+        }
+        self.cargo.proof.send_replace(Proof::Refused);
+    }
+
+    fn proof(&self) -> Proof {
+        *self.cargo.proof.borrow()
     }
 }
 
