@@ -64,6 +64,8 @@ pub struct Config {
     pub tags_max: u32,
     /// `tidegate.tags.*`.
     pub tags: TagRules,
+    /// `tidegate.cache.*`.
+    pub cache: Cache,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl Config {
             catalog_max: sections::page(reader, "catalog.maxentries"),
             tags_max: sections::page(reader, "tags.maxtags"),
             tags: sections::tags(reader),
+            cache: sections::cache(reader),
             warnings: Vec::new(),
         }
     }
@@ -253,6 +256,15 @@ pub struct TagRules {
     pub refuse_gone: bool,
     /// How long an absence is remembered.
     pub negative: Duration,
+}
+
+/// `tidegate.cache.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// How often each blob is read and hashed again; zero for never.
+    pub scrub: Duration,
+    /// How fast that goes.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// `health.*`. A failing check answers 503 to everything.

@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::watch;
 
 use super::repository::Repository;
+use super::rescue::Witness;
 use crate::index::RepoKey;
 use crate::registry::Digest;
-use crate::sys::sync::lock;
+use crate::sys::{files, sync::lock};
 use crate::upstream::FetchError;
 
 /// How much of the end of a blob is held back until its digest matched. Any amount will do, since a body one byte short
@@ -27,6 +28,8 @@ pub struct Flight {
     pub digest: Digest,
     progress: watch::Sender<Progress>,
     claimants: Mutex<Claimants>,
+    /// The file of the tree that is carried, if it is not a partial of ours.
+    suspect: OnceLock<(Arc<File>, Witness)>,
 }
 
 /// Who asked, in order, and whom the upstream turned away. All but the first were known to have a right to the blob when
@@ -96,7 +99,12 @@ impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
         let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
-        Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
+        Self {
+            digest,
+            progress: watch::Sender::new(opening),
+            claimants: Mutex::new(claimants),
+            suspect: OnceLock::new(),
+        }
     }
 
     /// A view that wakes when the flight moves.
@@ -179,6 +187,19 @@ impl Flight {
             progress.file = Some(file);
             progress.phase = Phase::Filling;
         });
+    }
+
+    /// The flight carries a file of the tree, which others may change.
+    pub fn carry(&self, file: &Arc<File>, witness: Witness) {
+        // Set once, by the task that owns the flight.
+        let _ = self.suspect.set((Arc::clone(file), witness));
+    }
+
+    /// Whether a file of the tree that is carried is not any more what is, or was, hashed.
+    pub fn has_changed(&self) -> bool {
+        let Some((file, witness)) = self.suspect.get() else { return false };
+        let (mut witness, now) = (*witness, files::state(file));
+        now.map_or(true, |now| !witness.vouches_for(now))
     }
 
     /// Bytes from the front up to `committed` are written and hashed.
