@@ -66,6 +66,8 @@ pub struct Config {
     pub tags: TagRules,
     /// `tidegate.fill.*`.
     pub fill: Fill,
+    /// `tidegate.cache.*`.
+    pub cache: Cache,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -99,6 +101,7 @@ impl Config {
             tags_max: sections::page(reader, "tags.maxtags"),
             tags: sections::tags(reader),
             fill: sections::fill(reader),
+            cache: sections::cache(reader),
             warnings: Vec::new(),
         }
     }
@@ -271,6 +274,15 @@ pub struct TagRules {
     pub refuse_gone: bool,
     /// How long an absence is remembered.
     pub negative: Duration,
+}
+
+/// `tidegate.cache.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// How often each blob is read and hashed again; zero for never.
+    pub scrub: Duration,
+    /// How fast that goes.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// `health.*`. A failing check answers 503 to everything.

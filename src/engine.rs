@@ -15,9 +15,13 @@ pub mod fault;
 pub mod flight;
 pub mod freshness;
 pub mod outcome;
+pub mod pace;
 pub mod passing;
+pub mod rebuild;
 pub mod recent;
 pub mod repository;
+pub mod rescue;
+pub mod scrub;
 
 mod adopt;
 mod blob;
@@ -32,7 +36,7 @@ mod unpublished;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use blob::BlobAnswer;
 pub use fault::Denial;
@@ -43,7 +47,7 @@ pub use outcome::{Outcome, Stale};
 pub use referrers::ReferrersAnswer;
 pub use repository::Repository;
 
-use crate::index::{Index, RepoKey};
+use crate::index::{Identity, Index, RepoKey};
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
@@ -53,6 +57,7 @@ use flight::Flights;
 use freshness::{Gate, Rules};
 use recent::Recent;
 use repository::{Naming, NotServed};
+use rescue::Damage;
 
 /// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
 const PUBLICATIONS_MAX: usize = 8;
@@ -65,6 +70,10 @@ const MISTRUST: Duration = Duration::from_secs(60);
 
 /// How long a blob that the disk would not take is passed through, before it is tried again.
 const NO_ROOM: Duration = Duration::from_secs(30);
+
+/// How long a damaged file that is still in its place is not looked at again. The right bytes that take its place make a
+/// file of their own, which this does not concern.
+const DISTRUST: Duration = Duration::from_secs(600);
 
 /// How long a manifest that could not be fetched is not asked for on behalf of a tag that moved to it, while what the tag
 /// pointed at before is at hand. A limited upstream counts such questions.
@@ -96,6 +105,8 @@ pub struct Parts {
     pub transfers_max: usize,
     /// How long an absence is remembered.
     pub negative: Duration,
+    /// How often and how fast what is held is read again.
+    pub scrub: scrub::Rules,
     /// Most tags in one answer to a client that names a number.
     pub tags_max: u32,
     /// Where to count.
@@ -111,6 +122,7 @@ pub struct Engine {
     naming: Naming,
     rules: Rules,
     fill_rules: FillRules,
+    scrub: scrub::Rules,
     tags_max: u32,
     metrics: Arc<Metrics>,
     gate: Gate,
@@ -119,6 +131,7 @@ pub struct Engine {
     withheld: Recent<(RepoKey, Digest), Stale>,
     mistrusted: Recent<Digest>,
     unstorable: Recent<Digest>,
+    damaged: Recent<Digest, (Identity, Damage)>,
     referrers: Recent<referrers::Question, ReferrersAnswer>,
     no_referrers: Recent<()>,
     referrer_questions: Collapse<referrers::Question, ReferrersAnswer>,
@@ -135,6 +148,9 @@ pub struct Engine {
     publications: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
     small_verifications: Arc<Semaphore>,
+    scrubbing: Semaphore,
+    scrub_on_demand: Semaphore,
+    scrub_wanted: Notify,
 }
 
 /// What was asked for and found absent.
@@ -164,6 +180,7 @@ impl Engine {
             naming: parts.naming,
             rules: parts.rules,
             fill_rules: parts.fill,
+            scrub: parts.scrub,
             tags_max: parts.tags_max,
             metrics: parts.metrics,
             gate: Gate::default(),
@@ -172,6 +189,7 @@ impl Engine {
             withheld: Recent::new(WITHHOLDING, FACTS_MAX),
             mistrusted: Recent::new(MISTRUST, FACTS_MAX),
             unstorable: Recent::new(NO_ROOM, FACTS_MAX),
+            damaged: Recent::new(DISTRUST, FACTS_MAX),
             referrers: Recent::new(referrers::REMEMBERED_FOR, referrers::REMEMBERED_MAX),
             no_referrers: Recent::new(referrers::FAILED_FOR, 1),
             referrer_questions: Collapse::default(),
@@ -188,6 +206,9 @@ impl Engine {
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             small_verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            scrubbing: Semaphore::new(1),
+            scrub_on_demand: Semaphore::new(1),
+            scrub_wanted: Notify::new(),
         })
     }
 

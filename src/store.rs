@@ -15,6 +15,7 @@
 mod layout;
 mod links;
 mod partial;
+mod tree;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -29,6 +30,7 @@ use crate::sys::{clock, entropy};
 use layout::Layout;
 use partial::Place;
 pub use partial::{Extents, Partial, Record};
+pub use tree::Shard;
 
 /// The blob tree under one root, held by this process alone.
 #[derive(Debug)]
@@ -224,8 +226,20 @@ impl Store {
         partial.sync()?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
-        folders(&folder)?;
-        partial.rename(&target)?;
+        if let Err(error) = folders(&folder) {
+            // Something that is no folder.
+            if folder.is_dir() || !self.move_aside(&folder, digest)? {
+                return Err(error);
+            }
+            folders(&folder)?;
+        }
+        if let Err(error) = partial.rename(&target) {
+            // Something that a file can't replace: a folder.
+            if !self.move_aside(&target, digest)? {
+                return Err(error);
+            }
+            partial.rename(&target)?;
+        }
         for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }
@@ -240,16 +254,34 @@ impl Store {
             Some(found) if found.identity == which => {}
             found => return Ok(found.is_none()),
         }
-        let target = self.layout.quarantined(digest, clock::unix_ms());
-        match fs::rename(self.layout.blob(digest), target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        self.move_aside(&self.layout.blob(digest), digest)?;
+        Ok(true)
+    }
+
+    /// Moves what is under a path into quarantine, whatever it is; whether there was something.
+    fn move_aside(&self, path: &Path, digest: &Digest) -> io::Result<bool> {
+        match fs::rename(path, self.layout.quarantined(digest, clock::unix_ms())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         }
-        let mut kept: Vec<_> = fs::read_dir(self.layout.quarantine())?.flatten().collect();
-        kept.sort_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
+        // It is out of the way; what can't be cleared up stays.
+        let entries = fs::read_dir(self.layout.quarantine()).into_iter().flatten().flatten();
+        let mut kept: Vec<_> = entries.collect();
+        kept.sort_by_cached_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
         let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter().take(surplus).try_for_each(|entry| fs::remove_file(entry.path()))?;
+        kept.iter().take(surplus).for_each(|entry| remove(&entry.path(), "a quarantined blob"));
         Ok(true)
+    }
+}
+
+/// Removes a file, or a folder with all that is in it; links are not followed.
+fn remove(path: &Path, what: &str) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        _ => fs::remove_file(path),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), %error, "could not remove {what}");
     }
 }
 
@@ -266,9 +298,19 @@ fn create(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
         at(path.clone(), folders(&path))?;
     }
     for path in [layout.ours(), layout.partials(), layout.quarantine(), layout.index()] {
+        set_aside_what_is_no_folder(&path);
         at(path.clone(), DirBuilder::new().recursive(true).mode(0o700).create(&path))?;
     }
     Ok(())
+}
+
+/// Makes room for a folder of ours: a damaged volume must not stop the start. If that fails, its creation says why.
+fn set_aside_what_is_no_folder(path: &Path) {
+    let something_else = fs::symlink_metadata(path).is_ok() && !path.is_dir();
+    let aside = path.with_extension(format!("bad-{}", clock::unix_ms()));
+    if something_else && fs::rename(path, &aside).is_ok() {
+        tracing::warn!(aside = %aside.display(), "what was no folder in the place of one is set aside");
+    }
 }
 
 /// Creates a folder of the tree and those above it.

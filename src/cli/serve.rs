@@ -13,7 +13,7 @@ use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Role, Site, SiteParts};
-use crate::engine::{Engine, FillRules, Parts, freshness, repository};
+use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Index};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
@@ -115,13 +115,20 @@ async fn serve(
     }
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
-    tokio::spawn({
+    let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
-        async move { engine.adopt_names().await }
+        async move {
+            engine.recover().await;
+            engine.scrub_for_ever().await;
+        }
     });
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
-    wait_and_drain(&stop, running, config.http.drain).await?;
+    let drained = wait_and_drain(&stop, running, config.http.drain).await;
+    // What it holds must be let go, so that the index can be left in order.
+    housekeeping.abort();
+    let _ = housekeeping.await;
+    drained?;
     if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
@@ -165,7 +172,21 @@ fn parts(
         FillRules { segments: usize::try_from(config.fill.segments).unwrap_or(1), lazy: config.fill.lazy };
     // There is one upstream, so the smaller of both limits is the limit.
     let transfers_max = usize::try_from(config.fill.concurrent.min(config.fill.per_upstream)).unwrap_or(1);
-    Ok(Parts { upstream, store, index, naming, rules, fill, transfers_max, negative, tags_max, metrics })
+    let scrub =
+        scrub::Rules { period: config.cache.scrub, bytes_per_second: config.cache.scrub_bytes_per_second };
+    Ok(Parts {
+        upstream,
+        store,
+        index,
+        naming,
+        rules,
+        fill,
+        transfers_max,
+        scrub,
+        negative,
+        tags_max,
+        metrics,
+    })
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.

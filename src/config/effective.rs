@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::{MASK, without_login};
-use super::units::duration_text;
+use super::units::{bytes_text, duration_text};
 use super::{
     AccessFormat, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
 };
@@ -43,6 +43,9 @@ impl Config {
         yaml.word(2, "segments", self.fill.segments);
         yaml.word(2, "lazy", self.fill.lazy);
         yaml.word(2, "stall", duration_text(self.fill.stall));
+        yaml.key(1, "cache");
+        yaml.word(2, "scrub", duration_text(self.cache.scrub));
+        yaml.word(2, "scrubrate", bytes_text(self.cache.scrub_bytes_per_second));
         let access = match self.log.access {
             Some(AccessFormat::CombinedPlus) => "combined+",
             Some(AccessFormat::Json) => "json",

@@ -255,7 +255,7 @@ const TIDEGATE: &[Field] = &[
         ]),
     ),
     used("log", Kind::Keys(&[used("access", Kind::Text)])),
-    refused("cache", LATER, REMOVE),
+    used("cache", Kind::Keys(OUR_CACHE)),
     used(
         "fill",
         Kind::Keys(&[
@@ -272,6 +272,8 @@ const TIDEGATE: &[Field] = &[
     refused("admin", LATER, REMOVE),
     refused("debug", LATER, REMOVE),
 ];
+
+const OUR_CACHE: &[Field] = &[used("scrub", Kind::Duration), used("scrubrate", Kind::Text)];
 
 const OUR_PROXY: &[Field] = &[
     used("name", Kind::Text),

@@ -18,6 +18,48 @@ pub(super) fn number(text: &str) -> Option<i64> {
     digits.parse().ok()
 }
 
+/// Units of bytes, larger ones first, so that a number is written with the largest that it is a multiple of.
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Reads a number of bytes: digits, a point if need be, and a unit in any case. Without a unit it counts bytes.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = split(text, |b| b.is_ascii_digit() || b == b'.' || b == b'_');
+    let unit = unit.trim_start();
+    let unit_bytes = match unit {
+        "" => 1,
+        _ => BYTE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, bytes)| *bytes)?,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = whole.replace('_', "").parse().ok()?;
+    let fraction_bytes = match fraction {
+        "" => 0,
+        digits if digits.len() <= FRACTION_DIGITS_MAX => {
+            let scale = 10_u128.pow(u32::try_from(digits.len()).ok()?);
+            u64::try_from(u128::from(digits.parse::<u64>().ok()?) * u128::from(unit_bytes) / scale).ok()?
+        }
+        _ => return None,
+    };
+    whole.checked_mul(unit_bytes)?.checked_add(fraction_bytes)
+}
+
+/// Writes a number of bytes so that [`bytes`] reads it.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    let fits = |unit: &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(unit.1);
+    let (name, unit_bytes) = BYTE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
+    format!("{}{name}", bytes / unit_bytes)
+}
+
 /// Why a text is no duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DurationError {
@@ -172,6 +214,29 @@ mod tests {
     }
 
     #[test]
+    fn bytes_have_units_or_none() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("16MiB", Some(16 << 20)),
+            ("16 mib", Some(16 << 20)),
+            ("1.5GiB", Some(3 << 29)),
+            ("20GB", Some(20_000_000_000)),
+            ("1_000", Some(1_000)),
+            ("1e3", None),
+            ("-1", None),
+            ("MiB", None),
+            ("1.2.3MB", None),
+            ("99999999TiB", None),
+            ("", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        assert_eq!(bytes_text(16 << 20), "16MiB");
+        assert_eq!(bytes_text(0), "0B");
+        assert_eq!(bytes_text(1_234), "1234B");
+    }
+
+    #[test]
     fn booleans_are_those_of_yaml_1_1() {
         for (text, expected) in [("yes", true), ("On", true), ("y", true), ("FALSE", false), ("n", false)] {
             assert_eq!(flag(text), Some(expected), "{text}");
@@ -188,7 +253,13 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}") {
+        fn bytes_survive_their_text(number: u64) {
+            prop_assert_eq!(bytes(&bytes_text(number)), Some(number));
+        }
+
+        #[test]
+        fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}|[0-9._]{0,30}[KMGTkib ]{0,4}") {
+            let _ = bytes(&text);
             let _ = duration(&text);
             let _ = number(&text);
         }

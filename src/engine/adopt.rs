@@ -9,6 +9,7 @@ use super::Engine;
 use super::fill::{Landing, blob_row};
 use super::flight::{Boarding, Failure, Flight, HELD_BACK_BYTES, Passenger, WHOLE};
 use super::manifest::{self, Held};
+use super::rescue::{Damage, Witness};
 use super::{Repository, blocking};
 use crate::index::{Batch, BlobRow};
 use crate::registry::manifest::Role;
@@ -17,7 +18,8 @@ use crate::store::{OpenBlob, Store};
 use crate::sys::files;
 
 /// A suspect of at most this size is verified before anything goes out, so that a damaged one is mended within the same
-/// request: a millisecond of hashing. Of a larger one the headers go out at once, and a damaged one is cut.
+/// request: a millisecond of hashing. So is a larger one whose length is not the one that its manifest names; of others
+/// the headers go out at once, and whoever got bytes of a damaged one is cut.
 const VERIFIED_FIRST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Bytes read and hashed at a time.
@@ -28,12 +30,14 @@ const CHILDREN_ADOPTED_MAX: usize = 64;
 
 impl Engine {
     /// Verifies a file of the tree, as a flight that readers can follow. Nothing but its hash condemns it: what a manifest
-    /// says of its length is a claim of whoever pushed that manifest. `None`: the mirror has too much to do.
+    /// says of its length, `expected`, is a claim of whoever pushed that manifest; but one that disagrees is a reason to
+    /// give nothing out before the hash is known. `None`: the mirror has too much to do.
     pub(super) fn verify_adopted(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
         open: OpenBlob,
+        expected: Option<u64>,
     ) -> Option<Passenger> {
         let size = open.identity.size;
         let passenger = match self.flights.board(*digest, repository, true, WHOLE) {
@@ -42,7 +46,11 @@ impl Engine {
             Boarding::Foreign | Boarding::Full => return None,
         };
         let flight = Arc::clone(&passenger.flight);
-        if size > VERIFIED_FIRST_BYTES_MAX {
+        // What is hashed, and what readers get below the watermark, is the file as it is now.
+        if let Ok(state) = files::state(&open.file) {
+            flight.carry(&open.file, Witness::new(state));
+        }
+        if size > VERIFIED_FIRST_BYTES_MAX && expected.is_none_or(|expected| expected == size) {
             flight.open(Some(size), Arc::clone(&open.file));
         }
         let (engine, task) = (Arc::clone(self), Arc::clone(&flight));
@@ -61,8 +69,14 @@ impl Engine {
         let _permit = if small { &self.small_verifications } else { &self.verifications }.acquire().await;
         let digest = flight.digest;
         let hashed = self.hash(flight, &open).await;
+        if flight.has_changed() {
+            tracing::warn!(%digest, "a stored blob was changed while it was verified; it is fetched again");
+            self.flights.remove(flight);
+            flight.fail(Failure::Rotten);
+            return;
+        }
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
-            self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
+            self.index.apply(Batch::new().put_blob(digest, self.verified_row(&digest, open.identity)));
             flight.open(Some(open.identity.size), open.file);
             flight.commit_front(open.identity.size);
             flight.verified();
@@ -73,11 +87,26 @@ impl Engine {
             Ok(_) => self.set_aside(&digest, open.identity).await,
             // It stays where it is until the right bytes take its place: the disk may think better of it.
             Err(error) => {
-                tracing::error!(%digest, %error, "a stored blob can't be read; it is fetched again")
+                tracing::error!(%digest, %error, "a stored blob can't be read; it is fetched again");
+                self.distrust(&digest, open.identity, Damage::Unreadable);
             }
         }
         self.flights.remove(flight);
         flight.fail(Failure::Rotten);
+    }
+
+    /// The row of a file that was hashed just now: what was known of the blob stays known.
+    pub(super) fn verified_row(&self, digest: &Digest, identity: files::Identity) -> BlobRow {
+        let fresh = blob_row(identity, true);
+        match self.index.blob(digest) {
+            Some(known) => BlobRow {
+                size: fresh.size,
+                identity: fresh.identity,
+                verified_ms: fresh.verified_ms,
+                ..known
+            },
+            None => fresh,
+        }
     }
 
     async fn hash(&self, flight: &Arc<Flight>, open: &OpenBlob) -> std::io::Result<Digest> {
@@ -103,7 +132,9 @@ impl Engine {
         Ok(hasher.finish())
     }
 
-    async fn set_aside(&self, digest: &Digest, which: files::Identity) {
+    /// Takes a file with wrong bytes out of the tree. If that can't be done, it is remembered not to be read.
+    pub(super) async fn set_aside(&self, digest: &Digest, which: files::Identity) {
+        self.distrust(digest, which, Damage::Wrong);
         tracing::error!(%digest, "a stored blob does not match its digest; it is set aside and fetched again");
         let (store, digest) = (Arc::clone(&self.store), *digest);
         match blocking(move || store.quarantine(&digest, which)).await.and_then(|result| result) {
@@ -150,7 +181,8 @@ impl Engine {
     }
 }
 
-fn read_child(store: &Store, digest: &Digest) -> Option<(Held, Manifest, files::Identity)> {
+/// A manifest of the tree, checked, and what it says.
+pub(super) fn read_child(store: &Store, digest: &Digest) -> Option<(Held, Manifest, files::Identity)> {
     let (bytes, identity) = manifest::read(store, digest).ok().flatten()?;
     let manifest = Manifest::parse(&bytes, None).ok()?;
     Some((Held { digest: *digest, media_type: manifest.media_type.clone(), bytes }, manifest, identity))

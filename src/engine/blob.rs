@@ -8,8 +8,9 @@ use super::deliver::{PIECE_BYTES, Source};
 use super::flight::{Boarding, Failure, Flight, Passenger, WHOLE};
 use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
+use super::rescue::{HeldBlob, Rescue, Witness};
 use super::{Denial, Engine, Repository, Want, blocking, fault, in_time};
-use crate::index::{Batch, MemberRow};
+use crate::index::{Batch, BlobRow, MemberRow};
 use crate::registry::range::{Asked, Wanted};
 use crate::registry::{ByteRange, Digest};
 use crate::store::{OpenBlob, Store};
@@ -33,9 +34,9 @@ pub struct BlobAnswer {
 pub type Confirmed = Result<Option<u64>, Arc<FetchError>>;
 
 /// What the tree has under a digest.
-enum Held {
-    /// The very file that was verified.
-    Verified(OpenBlob, Option<Bytes>),
+pub(super) enum Held {
+    /// The very file that was verified, its beginning if it is small and was wanted, and what it was like after that was read.
+    Verified(OpenBlob, Option<Bytes>, Witness),
     /// A file that we did not verify, or that changed since.
     Suspect(OpenBlob),
     /// None.
@@ -68,30 +69,33 @@ impl Engine {
         match held {
             Held::Absent if want == Want::Head => self.head_of_missing(repository, digest, member).await,
             Held::Absent => self.blob_from_upstream(repository, digest, member, part).await,
-            Held::Verified(open, head) => {
+            Held::Verified(open, head, witness) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
                 self.link_layer(repository, digest);
-                let source = Source::Held(open.file, head);
-                Ok(BlobAnswer { outcome, digest: *digest, size: open.identity.size, source: Some(source) })
+                let size = open.identity.size;
+                let rescue = Rescue::new(self, repository, digest, size);
+                let source = Source::Held(Box::new(HeldBlob { file: open.file, head, witness, rescue }));
+                Ok(BlobAnswer { outcome, digest: *digest, size, source: Some(source) })
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
-                let passenger = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
-                self.follow(repository, passenger, outcome, part).await
+                let expected = member.and_then(|row| row.size);
+                let passenger = self.verify_adopted(repository, digest, open, expected);
+                self.follow(repository, passenger.ok_or_else(fault::crowded)?, outcome, part).await
             }
         }
     }
 
     /// The file under a digest, and the row that entitles the repository to it. One trip to the blocking pool.
-    async fn look_up(
+    pub(super) async fn look_up(
         &self,
         repository: &Repository,
         digest: &Digest,
         want: Want,
     ) -> (Held, Option<MemberRow>) {
         let in_flight = self.flights.find(digest).is_some();
-        let known =
-            self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
+        let row = self.index.blob(digest);
+        let known = row.as_ref().and_then(BlobRow::verified_identity);
         let indexed = self.index.member(&repository.key, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let looked = blocking(move || {
@@ -101,7 +105,22 @@ impl Engine {
             // What is in flight is not in the tree yet, or not believed yet.
             (if in_flight { Held::Absent } else { open(&store, &digest, known, want) }, member)
         });
-        looked.await.unwrap_or((Held::Absent, indexed))
+        let (held, member) = looked.await.unwrap_or((Held::Absent, indexed));
+        (self.judge(&digest, held, row.filter(|_| !in_flight)), member)
+    }
+
+    /// What the tree has, less what is known to be damaged. A row that leads to no file is removed.
+    fn judge(&self, digest: &Digest, held: Held, row: Option<BlobRow>) -> Held {
+        match held {
+            Held::Suspect(open) | Held::Verified(open, ..) if self.is_damaged(digest, &open.identity) => {
+                Held::Absent
+            }
+            Held::Absent if row.is_some() && self.index.blob(digest) == row => {
+                self.index.apply(Batch::new().remove_blob(*digest));
+                Held::Absent
+            }
+            held => held,
+        }
     }
 
     /// Whether the repository may have a blob that is held: by a manifest, or by the upstream's word, which is asked for
@@ -203,10 +222,15 @@ impl Engine {
     /// boarded is enough.
     pub(super) async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
-        let Some(known) = self.index.blob(&digest).and_then(|row| row.identity) else { return false };
+        let row = self.index.blob(&digest);
+        let Some(known) = row.as_ref().and_then(BlobRow::verified_identity) else { return false };
         let store = Arc::clone(&self.store);
         let found = blocking(move || open(&store, &digest, Some(known), Want::Head)).await;
-        let Ok(Held::Verified(held, _)) = found else { return false };
+        let Ok(Held::Verified(held, _, witness)) = found else { return false };
+        if self.is_damaged(&digest, &held.identity) {
+            return false;
+        }
+        flight.carry(&held.file, witness);
         flight.open(Some(held.identity.size), held.file);
         flight.commit_front(held.identity.size);
         flight.verified();
@@ -224,11 +248,14 @@ impl Engine {
     ) -> Result<BlobAnswer, Denial> {
         let digest = passenger.flight.digest;
         match passenger.flight.opened(&repository.key).await {
-            Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(passenger)) }),
+            Ok(size) => {
+                let source = Source::Flight(passenger, Rescue::new(self, repository, &digest, size));
+                Ok(BlobAnswer { outcome, digest, size, source: Some(source) })
+            }
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(_)) => self.pass_through(repository, &digest).await,
             Err(Failure::Mismatch) => Err(fault::blob_busy(fault::WRONG, "mismatch")),
-            // It is not in the tree any more, so this goes to the upstream.
+            // It is not in the tree any more, or known to be damaged, so this goes to the upstream.
             Err(Failure::Rotten) => {
                 let member = self.index.member(&repository.key, &digest);
                 drop(passenger);
@@ -295,10 +322,14 @@ fn open(store: &Store, digest: &Digest, known: Option<files::Identity>, want: Wa
     }
     let small = want == Want::Body && open.identity.size <= PIECE_BYTES;
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
-    let head = if small {
-        files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length)
-    } else {
-        None
-    };
-    Held::Verified(open, head)
+    let head = small.then(|| files::read_at(&open.file, 0, length)).transpose();
+    // After the read: what a file is like says nothing about what is read later.
+    match (head, files::state(&open.file)) {
+        (Ok(head), Ok(state)) if state.identity == open.identity => {
+            let head = head.filter(|head| head.len() == length);
+            Held::Verified(open, head, Witness::new(state))
+        }
+        // It can't be read, or changed meanwhile: the hash decides.
+        _ => Held::Suspect(open),
+    }
 }

@@ -7,17 +7,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
 use super::repository::Repository;
+use super::rescue::Witness;
 use crate::index::RepoKey;
 use crate::registry::{ByteRange, Digest};
 use crate::store::Extents;
-use crate::sys::clock;
 use crate::sys::sync::lock;
+use crate::sys::{clock, files};
 use crate::upstream::FetchError;
 
 /// How much of the end of a blob is held back until its digest matched. Any amount will do, since a body one byte short
@@ -33,6 +34,8 @@ pub struct Flight {
     claimants: Mutex<Claimants>,
     seats: Mutex<Seats>,
     moved: Notify,
+    /// The file of the tree that is carried, if it is not a partial of ours.
+    suspect: OnceLock<(Arc<File>, Witness)>,
 }
 
 /// Who reads, and what each wants next.
@@ -135,6 +138,7 @@ impl Flight {
             claimants: Mutex::new(claimants),
             seats: Mutex::new(seats),
             moved: Notify::new(),
+            suspect: OnceLock::new(),
         }
     }
 
@@ -248,6 +252,19 @@ impl Flight {
             progress.file = Some(file);
             progress.phase = Phase::Filling;
         });
+    }
+
+    /// The flight carries a file of the tree, which others may change.
+    pub fn carry(&self, file: &Arc<File>, witness: Witness) {
+        // Set once, by the task that owns the flight.
+        let _ = self.suspect.set((Arc::clone(file), witness));
+    }
+
+    /// Whether a file of the tree that is carried is not any more what is, or was, hashed.
+    pub fn has_changed(&self) -> bool {
+        let Some((file, witness)) = self.suspect.get() else { return false };
+        let (mut witness, now) = (*witness, files::state(file));
+        now.map_or(true, |now| !witness.vouches_for(now))
     }
 
     /// These bytes are written.

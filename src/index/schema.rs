@@ -34,6 +34,27 @@ pub(super) fn version() -> Vec<u8> {
     vec![META, 0]
 }
 
+/// There is such a row if every blob of the tree had one at some time.
+pub(super) fn whole() -> Vec<u8> {
+    vec![META, 1]
+}
+
+/// What all keys of blobs begin with.
+pub(super) fn blobs() -> Vec<u8> {
+    vec![BLOB]
+}
+
+/// The digest in a key of a blob.
+pub(super) fn digest_of(key: &[u8]) -> Option<Digest> {
+    let (algorithm, bytes) = key.strip_prefix(&[BLOB])?.split_first()?;
+    let algorithm = match algorithm {
+        1 => Algorithm::Sha256,
+        2 => Algorithm::Sha512,
+        _ => return None,
+    };
+    Digest::from_bytes(algorithm, bytes)
+}
+
 pub(super) fn blob(digest: &Digest) -> Vec<u8> {
     with_digest(vec![BLOB], digest)
 }
@@ -82,6 +103,11 @@ impl Batch {
     /// A blob is held.
     pub fn put_blob(self, digest: Digest, row: BlobRow) -> Self {
         self.put(blob(&digest), &row.encode())
+    }
+
+    /// Every blob of the tree has, or had, its row.
+    pub fn mark_whole(self) -> Self {
+        self.put(whole(), &[])
     }
 
     /// A blob is not held any more.

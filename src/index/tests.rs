@@ -131,6 +131,90 @@ async fn an_index_cut_short_anywhere_is_used_or_set_aside_but_never_kills() {
     }
 }
 
+/// An index with enough rows for branches, removed ones for free pages, and of several commits.
+async fn large(folder: &Path) -> Vec<u8> {
+    let index = Index::open(folder);
+    for round in 0..6 {
+        let rows = (0..150).map(|number| digest(round * 100 + number));
+        let batch = rows.fold(Batch::new(), |batch, digest| batch.put_blob(digest, blob_row(7)));
+        index.apply((0..60).fold(batch, |batch, number| batch.remove_blob(digest(round * 100 + number))));
+        index.committed().await;
+    }
+    drop(index);
+    std::fs::read(folder.join("v1/data.mdb")).unwrap()
+}
+
+/// Opens an index with this content, and uses all of it.
+async fn survives(content: &[u8], what: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("v1")).unwrap();
+    std::fs::write(folder.path().join("v1/data.mdb"), content).unwrap();
+    let index = Index::open(folder.path());
+    assert_eq!(*index.backend(), Backend::Mapped, "{what}");
+    assert!(index.blobs(None, 10_000).iter().all(|(_, row)| *row == blob_row(7)), "{what}");
+    let batch = (0..700).fold(Batch::new(), |batch, number| batch.put_blob(digest(number), blob_row(7)));
+    index.apply(batch);
+    index.committed().await;
+    assert_eq!(index.blobs(None, 10_000).len(), 700, "{what}");
+}
+
+#[tokio::test]
+async fn a_large_index_is_sound_and_left_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    assert!(bytes.len() > 60_000, "{}", bytes.len());
+    assert!(folder.path().join("v1/in-order").exists());
+    survives(&bytes, "untouched").await;
+    // Looked at page by page, it is used as it is.
+    std::fs::remove_file(folder.path().join("v1/in-order")).unwrap();
+    let index = Index::open(folder.path());
+    let held = index.blobs(None, 10_000);
+    assert!(held.len() > 250 && held.is_sorted_by_key(|(digest, _)| *digest));
+    let (first, second) = (index.blobs(None, 100), index.blobs(Some(&held[99].0), 100));
+    assert_eq!([first, second].concat(), held[..200]);
+    assert!(!folder.path().join("v1/in-order").exists(), "a note counts once");
+}
+
+#[tokio::test]
+async fn flipped_bits_never_kill_and_never_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    // All fields of the meta pages and of the head of each page, and many places elsewhere.
+    let heads = (0..bytes.len()).step_by(4096).flat_map(|page| (page..page + 32).step_by(3));
+    let metas = (0..160).chain(4096..4256);
+    let others = (0..bytes.len()).step_by(1_013);
+    for at in heads.chain(metas.step_by(5)).chain(others) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        survives(&flipped, &format!("a bit of byte {at}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_index_cut_short_anywhere_is_used_or_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    for length in (0..bytes.len()).step_by(4096).flat_map(|page| [page, page + 1, page + 4095]) {
+        survives(&bytes[..length.min(bytes.len())], &format!("cut to {length}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_folder_is_set_aside_and_little_of_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..4_u64 {
+        std::fs::write(folder.path().join("v1"), b"no folder").unwrap();
+        let index = Index::open(folder.path());
+        assert_eq!(*index.backend(), Backend::Mapped);
+        assert!(!index.is_whole());
+        index.apply(Batch::new().mark_whole());
+        drop(index);
+        assert!(Index::open(folder.path()).is_whole(), "{number}");
+        std::fs::remove_dir_all(folder.path().join("v1")).unwrap();
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().count() <= 2);
+}
+
 #[tokio::test]
 async fn garbage_and_foreign_versions_are_set_aside() {
     let folder = tempfile::tempdir().unwrap();

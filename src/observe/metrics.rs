@@ -84,6 +84,9 @@ pub struct Metrics {
     unhealthy: Gauge,
     account_refused: Gauge,
     unconfirmed: Gauge,
+    damaged: Counter,
+    scrubbed: Counter,
+    scrubbed_bytes: Counter,
 }
 
 /// A connection that is open.
@@ -135,10 +138,14 @@ impl Default for Metrics {
             unhealthy: Gauge::default(),
             account_refused: Gauge::default(),
             unconfirmed: Gauge::default(),
+            damaged: Counter::default(),
+            scrubbed: Counter::default(),
+            scrubbed_bytes: Counter::default(),
         };
         metrics.register_proxy();
         metrics.register_http();
         metrics.register_own();
+        metrics.register_store();
         metrics
     }
 }
@@ -197,6 +204,28 @@ impl Metrics {
         );
         own.register("log_lines_lost", "Log lines that nobody read in time", self.lost.clone());
         own.register("health_checks_failing", "Health checks that fail", self.unhealthy.clone());
+    }
+
+    fn register_store(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        own.register("blobs_damaged", "Stored blobs found damaged or unreadable", self.damaged.clone());
+        own.register("scrubbed_blobs", "Stored blobs that the scrub read whole", self.scrubbed.clone());
+        own.register("scrubbed_bytes", "Bytes that the scrub read", self.scrubbed_bytes.clone());
+    }
+
+    /// A stored blob has wrong bytes, or can't be read.
+    pub fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    /// The scrub read bytes of a blob.
+    pub fn scrubbed_bytes(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    /// The scrub read a blob to its end.
+    pub fn scrubbed(&self) {
+        self.scrubbed.inc();
     }
 
     /// Bytes of a blob came from the upstream.

@@ -218,3 +218,82 @@ fn links_count_only_for_the_upstream_and_account_that_all_of_them_were_written_f
     assert!(!counts(Owner::new("docker.io", None)) && !counts(Owner::new("docker.io", Some("bot"))));
     assert_ne!(Owner::new("a", Some("b\nc")), Owner::new("a", Some("b")));
 }
+
+#[test]
+fn whatever_is_in_the_place_of_a_blob_makes_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    let (data, own) = (store.layout.blob(&digest), store.layout.blob_folder(&digest));
+    let make: [&dyn Fn(); 4] = [
+        &|| fs::create_dir_all(data.join("with/more")).unwrap(),
+        &|| symlink("/dev/zero", &data).unwrap(),
+        &|| rustix::fs::mkfifoat(rustix::fs::CWD, &data, rustix::fs::Mode::RUSR).unwrap(),
+        &|| {
+            fs::remove_dir(&own).unwrap();
+            fs::write(&own, b"no folder").unwrap();
+        },
+    ];
+    for (number, make) in make.iter().enumerate() {
+        fs::remove_file(&data).unwrap();
+        make();
+        assert!(store.open_blob(&digest).unwrap().is_none(), "{number}");
+        assert_eq!(store.identity_of(&digest).unwrap(), None, "{number}");
+        put(&store, CONTENT);
+        let open = store.open_blob(&digest).unwrap().unwrap();
+        assert_eq!(store.identity_of(&digest).unwrap(), Some(open.identity), "{number}");
+    }
+}
+
+#[test]
+fn our_folders_may_hold_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    let digest = put(&first, CONTENT);
+    let ours = |name: &str| folder.path().join("tidegate").join(name);
+    for junk in ["partial", "quarantine"] {
+        fs::create_dir_all(ours(junk).join("folder/in/folder")).unwrap();
+        (0..30).for_each(|number| fs::write(ours(junk).join(format!("junk-{number}")), b"x").unwrap());
+        symlink("/nowhere", ours(junk).join("link")).unwrap();
+    }
+    let which = first.open_blob(&digest).unwrap().unwrap().identity;
+    assert!(first.quarantine(&digest, which).unwrap());
+    assert!(fs::read_dir(ours("quarantine")).unwrap().count() <= QUARANTINED_MAX);
+    drop(first);
+    drop(store(&folder));
+    assert_eq!(fs::read_dir(ours("partial")).unwrap().count(), 0);
+    for name in ["partial", "quarantine", "index"] {
+        fs::remove_dir_all(ours(name)).unwrap();
+        fs::write(ours(name), b"no folder").unwrap();
+    }
+    drop(store(&folder));
+    assert!(["partial", "quarantine", "index"].iter().all(|name| ours(name).is_dir()));
+}
+
+#[test]
+fn a_walk_finds_what_is_there_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let (one, other) = (put(&store, CONTENT), put(&store, b"other content"));
+    let shard = store.layout.blob_folder(&one).parent().unwrap().to_owned();
+    fs::write(shard.join("junk"), b"x").unwrap();
+    fs::create_dir(shard.join("ff".repeat(33))).unwrap();
+    // In another shard than its own nobody would look for it.
+    let astray = if one.hex().starts_with("00") { "01" } else { "00" };
+    fs::create_dir_all(store.layout.shard(crate::registry::Algorithm::Sha256, astray).join(one.hex()))
+        .unwrap();
+    let mut found: Vec<_> = Shard::all().flat_map(|shard| store.digests_in(shard).unwrap()).collect();
+    let mut expected = vec![one, other];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let (repository, tag): (_, Tag) = (name("library/app"), "1".parse().unwrap());
+    assert_eq!((store.revisions(&repository).unwrap(), store.tags(&repository).unwrap()), (vec![], vec![]));
+    store.link_revision(&repository, &one).unwrap();
+    store.link_revision(&repository, &other).unwrap();
+    store.link_tag(&repository, &tag, &one).unwrap();
+    fs::write(store.layout.revision_link(&repository, &other), b"garbage").unwrap();
+    fs::create_dir_all(store.layout.tags(&repository).join("-no-tag/current")).unwrap();
+    assert_eq!(store.revisions(&repository).unwrap(), [one]);
+    assert_eq!(store.tags(&repository).unwrap(), [(tag, one)]);
+}
