@@ -211,8 +211,8 @@ impl Store {
                         || !is_old(&path, now)
                 }
             };
-            if !wanted && let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "could not remove an unfinished download");
+            if !wanted {
+                remove(&path, "an unfinished download");
             }
         }
     }

@@ -26,7 +26,7 @@ const VERIFIED_FIRST_BYTES_MAX: u64 = 1024 * 1024;
 const STEP_BYTES: usize = 1024 * 1024;
 
 /// Most children of an adopted index that are looked for at once; the others are found when they are asked for.
-const CHILDREN_ADOPTED_MAX: usize = 64;
+pub(super) const CHILDREN_ADOPTED_MAX: usize = 64;
 
 impl Engine {
     /// Verifies a file of the tree, as a flight that readers can follow. Nothing but its hash condemns it: what a manifest

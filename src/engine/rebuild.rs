@@ -8,12 +8,14 @@
 //! A blob that we fetched ourselves before the index was lost counts as found in the volume from then on, since nothing
 //! tells it from others.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::adopt::read_child;
+use super::adopt::{CHILDREN_ADOPTED_MAX, read_child};
 use super::{Engine, Repository, blocking, manifest};
 use crate::index::{Batch, BlobKind, BlobRow, TagRow};
+use crate::registry::manifest::Role;
 use crate::registry::{Digest, RepositoryName, Tag};
 use crate::store::Shard;
 use crate::sys::clock;
@@ -177,22 +179,25 @@ impl Engine {
         }
     }
 
-    /// Manifests that belong to a repository: they, and what they name, may be asked for there.
+    /// Manifests that belong to a repository: they, and what they name, may be asked for there; and so may what the
+    /// manifests of an index name, which have no links of their own if they came with it.
     fn take_in_manifests(&self, repository: &Repository, digests: &[Digest]) -> usize {
-        let is_new = |digest: &&Digest| {
-            let known = self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest);
-            !known || self.index.member(&repository.key, digest).is_none()
-        };
-        let mut taken = 0;
-        for digest in digests.iter().filter(is_new) {
-            let Some((held, manifest, identity)) = read_child(&self.store, digest) else { continue };
-            let own = self.membership(repository, *digest, identity.size, &manifest);
+        // All of them, whatever is known: that a digest is a member says nothing of what it names.
+        let (mut taken, mut seen, mut left) = (0, HashSet::new(), digests.to_vec());
+        while let Some(digest) = left.pop() {
+            if !seen.insert(digest) {
+                continue;
+            }
+            let Some((held, manifest, identity)) = read_child(&self.store, &digest) else { continue };
+            let children = manifest.descriptors.iter().filter(|named| named.role == Role::Child);
+            left.extend(children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest));
+            let own = self.membership(repository, digest, identity.size, &manifest);
             let fresh = BlobRow { adopted: true, ..manifest::row(&held, identity) };
-            let row = match self.index.blob(digest) {
+            let row = match self.index.blob(&digest) {
                 Some(known) => BlobRow { adopted: known.adopted, created_ms: known.created_ms, ..fresh },
                 None => fresh,
             };
-            self.index.apply(own.put_blob(*digest, row));
+            self.index.apply(own.put_blob(digest, row));
             taken += 1;
         }
         taken
