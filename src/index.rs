@@ -10,6 +10,9 @@
 //!
 //! On file systems where maps are not safe (network, user space, overlay) the overlay is all there is.
 
+pub mod heat;
+pub mod scan;
+
 mod environment;
 mod overlay;
 mod rows;
@@ -24,7 +27,8 @@ use heed::{Database, Env, WithTls};
 
 pub use crate::sys::files::Identity;
 pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
-pub use schema::{Batch, RepoKey};
+pub use heat::Heat;
+pub use schema::{Batch, PIN_BYTES_MAX, RepoKey};
 
 use crate::registry::{Digest, RepositoryName, Tag};
 use crate::sys::files;
@@ -54,6 +58,7 @@ pub struct Index {
     overlay: Arc<Overlay>,
     writer: Option<Writer>,
     backend: Backend,
+    heat: Heat,
 }
 
 impl Index {
@@ -75,13 +80,41 @@ impl Index {
     /// An index without a disk.
     pub fn in_memory(reason: String) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::KEPT_ROWS_MAX));
-        Self { map: None, overlay, writer: None, backend: Backend::Memory(reason) }
+        Self {
+            map: None,
+            overlay,
+            writer: None,
+            backend: Backend::Memory(reason),
+            heat: Heat::in_memory(),
+        }
     }
 
     fn mapped(map: Map) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::PENDING_ROWS_MAX));
         let writer = Writer::start(map.clone(), Arc::clone(&overlay));
-        Self { map: Some(map), overlay, writer: Some(writer), backend: Backend::Mapped }
+        Self {
+            map: Some(map),
+            overlay,
+            writer: Some(writer),
+            backend: Backend::Mapped,
+            heat: Heat::in_memory(),
+        }
+    }
+
+    /// The same index with last uses that are kept on disk.
+    pub fn with_heat(mut self, heat: Heat) -> Self {
+        self.heat = heat;
+        self
+    }
+
+    /// The last uses of blobs.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Notes that a digest was named in an answer just now.
+    pub fn touch(&self, digest: &Digest) {
+        self.heat.touch(digest, heat::now());
     }
 
     /// Where rows are kept.

@@ -15,18 +15,20 @@
 mod layout;
 mod links;
 mod partial;
+mod remove;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
-use crate::sys::{clock, entropy};
+use crate::sys::{clock, entropy, sync};
 use layout::Layout;
 pub use partial::Partial;
+pub use remove::OwnBytes;
 
 /// The blob tree under one root, held by this process alone.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Store {
     layout: Layout,
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
+    /// Held for the moment in which a blob gets or loses its name.
+    naming: Mutex<()>,
     /// The lock is held as long as the file is open.
     _lock: File,
     /// Removed with the store; for `storage.inmemory`.
@@ -113,7 +117,8 @@ impl Store {
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
         sweep(&layout.partials());
-        let mut store = Self { layout, links_count: false, _lock: lock, _temporary: None };
+        let mut store =
+            Self { layout, links_count: false, naming: Mutex::default(), _lock: lock, _temporary: None };
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
             tracing::warn!(
@@ -145,6 +150,11 @@ impl Store {
         self.layout.index()
     }
 
+    /// The file of last uses.
+    pub fn heat_file(&self) -> PathBuf {
+        self.layout.heat()
+    }
+
     /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
         let Some(file) = files::open_regular(&self.layout.blob(digest))? else {
@@ -168,8 +178,11 @@ impl Store {
         partial.sync()?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
-        folders(&folder)?;
-        partial.rename(&target)?;
+        {
+            let _turn = sync::lock(&self.naming);
+            folders(&folder)?;
+            partial.rename(&target)?;
+        }
         for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }

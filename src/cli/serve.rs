@@ -14,7 +14,7 @@ use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Role, Site, SiteParts};
 use crate::engine::{Engine, Parts, freshness, repository};
-use crate::index::{Backend, Index};
+use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
@@ -81,7 +81,7 @@ async fn serve(
     connections_max: usize,
 ) -> Result<(), String> {
     let root = store.root().to_owned();
-    let index = Index::open(&store.index_folder());
+    let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
     let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
@@ -119,6 +119,7 @@ async fn serve(
         let engine = Arc::clone(&engine);
         async move { engine.adopt_names().await }
     });
+    engine.keep_budget();
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
     wait_and_drain(&stop, running, config.http.drain).await?;
@@ -159,8 +160,8 @@ fn parts(
         stale_for: config.tags.stale_for,
         serve_gone: !config.tags.refuse_gone,
     };
-    let (negative, tags_max) = (config.tags.negative, config.tags_max);
-    Ok(Parts { upstream, store, index, naming, rules, negative, tags_max, metrics })
+    let (negative, cache, tags_max) = (config.tags.negative, config.cache, config.tags_max);
+    Ok(Parts { upstream, store, index, naming, rules, negative, cache, tags_max, metrics })
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.

@@ -1,6 +1,7 @@
 //! From a checked document to [`Config`](super::Config), section by section. What is wrong goes to the report, and a
 //! default takes its place, so that one run finds everything.
 
+mod cache;
 mod health;
 mod http;
 mod log;
@@ -10,6 +11,7 @@ mod tls;
 
 use std::time::Duration;
 
+pub(super) use cache::cache;
 pub(super) use health::health;
 pub(super) use http::http;
 pub(super) use log::log;

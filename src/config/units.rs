@@ -2,6 +2,53 @@
 
 use std::time::Duration;
 
+use super::Share;
+
+/// Units of bytes, by their names in lower case. A letter alone is a power of two, as in Docker's own options.
+const BYTE_UNITS: [(&str, u64); 14] = [
+    ("", 1),
+    ("b", 1),
+    ("k", 1 << 10),
+    ("m", 1 << 20),
+    ("g", 1 << 30),
+    ("t", 1 << 40),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+];
+
+/// Reads a number of bytes, as in `200GiB`, or of hundredths, as in `80%`.
+pub(super) fn share(text: &str) -> Option<Share> {
+    let text = text.trim();
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.trim_end().parse().ok().filter(|percent| *percent <= 100)?;
+        return Some(Share::Percent(percent));
+    }
+    let (number, unit) = split(text, |b| b.is_ascii_digit() || b == b'_');
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let (_, size) = BYTE_UNITS.iter().find(|(name, _)| *name == unit)?;
+    let number: u64 = number.replace('_', "").parse().ok()?;
+    number.checked_mul(*size).map(Share::Bytes)
+}
+
+/// A share as it is written.
+pub(super) fn share_text(share: Share) -> String {
+    match share {
+        Share::Percent(percent) => format!("{percent}%"),
+        Share::Bytes(bytes) => {
+            let whole = |(_, size): &&(&str, u64)| bytes >= *size && bytes.is_multiple_of(*size);
+            let named = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+            let unit = named.iter().find(whole);
+            unit.map_or_else(|| bytes.to_string(), |(name, size)| format!("{}{name}", bytes / size))
+        }
+    }
+}
+
 /// Reads a boolean of YAML 1.1: `y` and `off` are some.
 pub(super) fn flag(text: &str) -> Option<bool> {
     let lower = text.trim().to_ascii_lowercase();
@@ -172,6 +219,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_the_units_that_people_write() {
+        for (text, bytes) in [
+            ("200MiB", 200 << 20),
+            ("10GB", 10_000_000_000),
+            ("10 gb", 10_000_000_000),
+            ("1t", 1 << 40),
+            ("4096", 4096),
+            ("1_000k", 1_024_000),
+            ("0", 0),
+        ] {
+            assert_eq!(share(text), Some(Share::Bytes(bytes)), "{text}");
+        }
+        assert_eq!((share("80%"), share("5 %")), (Some(Share::Percent(80)), Some(Share::Percent(5))));
+        for bad in ["", "%", "101%", "-1", "5.5GB", "10 PB", "GiB", "1%%", "99999999999TiB", "80 per cent"] {
+            assert_eq!(share(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn booleans_are_those_of_yaml_1_1() {
         for (text, expected) in [("yes", true), ("On", true), ("y", true), ("FALSE", false), ("n", false)] {
             assert_eq!(flag(text), Some(expected), "{text}");
@@ -188,9 +254,17 @@ mod tests {
         }
 
         #[test]
+        fn a_size_survives_its_text(bytes in 0_u64..u64::MAX, percent in 0_u8..=100) {
+            for share in [Share::Bytes(bytes), Share::Bytes(bytes << 20), Share::Percent(percent)] {
+                prop_assert_eq!(super::share(&share_text(share)), Some(share));
+            }
+        }
+
+        #[test]
         fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}") {
             let _ = duration(&text);
             let _ = number(&text);
+            let _ = share(&text);
         }
     }
 }

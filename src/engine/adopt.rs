@@ -61,7 +61,9 @@ impl Engine {
         let digest = flight.digest;
         let hashed = self.hash(flight, &open).await;
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
+            self.note_found(&digest, open.identity.size);
             self.index.apply(Batch::new().put_blob(digest, blob_row(open.identity, true)));
+            flight.read_by(self.budget.readers().enter(&open.identity));
             flight.open(Some(open.identity.size), open.file);
             flight.verified();
             self.flights.remove(flight);
@@ -100,6 +102,13 @@ impl Engine {
         Ok(hasher.finish())
     }
 
+    /// Counts what is about to get its first row.
+    fn note_found(&self, digest: &Digest, bytes: u64) {
+        if self.index.blob(digest).is_none() {
+            self.budget.found(bytes);
+        }
+    }
+
     async fn set_aside(&self, digest: &Digest, which: files::Identity) {
         tracing::error!(%digest, "a stored blob does not match its digest; it is set aside and fetched again");
         let (store, digest) = (Arc::clone(&self.store), *digest);
@@ -118,7 +127,9 @@ impl Engine {
         identity: files::Identity,
     ) {
         let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type)) else { return };
+        self.note_found(&held.digest, identity.size);
         let own = self.membership(repository, held.digest, identity.size, &manifest);
+        let own = own.put_holder(&held.digest, &repository.name);
         self.index
             .apply(own.put_blob(held.digest, BlobRow { adopted: true, ..manifest::row(held, identity) }));
         self.adopt_children(repository, &manifest).await;
@@ -139,6 +150,7 @@ impl Engine {
         for (child, manifest, identity) in found.await.unwrap_or_default() {
             let mut batch = self.membership(repository, child.digest, identity.size, &manifest);
             if self.index.blob(&child.digest).is_none() {
+                self.budget.found(identity.size);
                 batch = batch
                     .put_blob(child.digest, BlobRow { adopted: true, ..manifest::row(&child, identity) });
             }

@@ -66,12 +66,16 @@ impl Engine {
             Held::Absent => self.blob_from_upstream(repository, digest, member, want).await,
             Held::Verified(open, head) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
+                self.index.touch(digest);
                 self.link_layer(repository, digest);
-                let source = Source::Held(open.file, head);
+                // What is in memory already needs no file.
+                let reader = head.is_none().then(|| self.budget.readers().enter(&open.identity));
+                let source = Source::Held(open.file, head, reader);
                 Ok(BlobAnswer { outcome, digest: *digest, size: open.identity.size, source: Some(source) })
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
+                self.index.touch(digest);
                 let flight = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
                 self.follow(repository, flight, outcome).await
             }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
+use super::budget::readers::Reader;
 use super::flight::{Failure, Flight, Phase, Progress};
 use crate::registry::ByteRange;
 use crate::sys::files;
@@ -41,8 +42,8 @@ pub enum Cut {
 /// Where the bytes of a blob come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A blob that is held whole, and its beginning if that was read already.
-    Held(Arc<File>, Option<Bytes>),
+    /// A blob that is held whole, its beginning if that was read already, and what counts this reader of it.
+    Held(Arc<File>, Option<Bytes>, Option<Reader>),
     /// A flight.
     Flight(Arc<Flight>),
     /// Straight from the upstream, uncached: the disk would not take it.
@@ -69,9 +70,9 @@ impl Source {
     /// The bytes of `range`, at most `piece` at a time. A passing source ignores both and gives everything as it comes.
     pub fn read(self, range: ByteRange, piece: u64) -> Body {
         match self {
-            Self::Held(file, head) => match head.and_then(|head| cut_out(&head, range)) {
+            Self::Held(file, head, reader) => match head.and_then(|head| cut_out(&head, range)) {
                 Some(all) => Body::Whole(all),
-                None => pieces(FileReader { file, range, piece }, FileReader::next),
+                None => pieces(FileReader { file, range, piece, _reader: reader }, FileReader::next),
             },
             Self::Flight(flight) => {
                 let progress = flight.watch();
@@ -103,6 +104,7 @@ struct FileReader {
     file: Arc<File>,
     range: ByteRange,
     piece: u64,
+    _reader: Option<Reader>,
 }
 
 impl FileReader {

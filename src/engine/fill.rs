@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use super::budget::{Reservation, is_over_budget};
 use super::flight::{Failure, Flight};
 use super::{Engine, Repository, blocking};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
@@ -92,20 +93,22 @@ impl Fill {
         let filled = self.run().await;
         drop(permit);
         match filled {
-            Ok(partial) => self.land(partial).await,
+            Ok((partial, room)) => self.land(partial, room).await,
             Err(failure) => self.crash(failure),
         }
     }
 
     /// Fetches everything, and checks it.
-    async fn run(&self) -> Result<Partial, Failure> {
+    async fn run(&self) -> Result<(Partial, Reservation), Failure> {
         let (repository, transfer) = self.open().await?;
         let total = transfer.total().or(self.expected);
+        // What has no length gets its room as it grows.
+        let room = self.engine.reserve(total.unwrap_or(0)).await.map_err(|over| disk(over.into()))?;
         let partial = self.begin(total).await?;
         self.flight.open(total, partial.file());
-        let mut kept = Kept(Some(partial));
+        let mut kept = Kept(Some(partial), Some(room));
         self.fetch(&repository, transfer, total, &mut kept).await?;
-        kept.0.take().ok_or(Failure::Abandoned)
+        kept.0.take().zip(kept.1.take()).ok_or(Failure::Abandoned)
     }
 
     /// Fetches until everything is there and hashes to the digest.
@@ -156,9 +159,20 @@ impl Fill {
         }
     }
 
+    /// Begins the file; on a full disk once more, after room was made.
     async fn begin(&self, total: Option<u64>) -> Result<Partial, Failure> {
+        let mut begun = self.try_begin(total).await;
+        if let Err(error) = &begun
+            && self.engine.relieve(error, total.unwrap_or(0)).await
+        {
+            begun = self.try_begin(total).await;
+        }
+        begun.map_err(disk)
+    }
+
+    async fn try_begin(&self, total: Option<u64>) -> std::io::Result<Partial> {
         let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
-        blocking(move || store.begin(&digest, total)).await.and_then(|begun| begun).map_err(disk)
+        blocking(move || store.begin(&digest, total)).await?
     }
 
     /// Goes on where the last transfer ended. An upstream that can't be reached now may be at the next try.
@@ -189,6 +203,10 @@ impl Fill {
                 let host = transfer.host().to_owned();
                 return Err(Failure::Fetch(Arc::new(FetchError::TooLarge { host })));
             }
+            if let Some(room) = kept.1.as_mut().filter(|_| total.is_none()) {
+                let more = self.engine.reserve_more(room, bytes as u64).await;
+                more.map_err(|over| disk(over.into()))?;
+            }
             if bytes > 0 {
                 kept.append(batch).await?;
                 self.engine.metrics.pulled_blob(bytes as u64);
@@ -216,7 +234,7 @@ impl Fill {
 
     /// The last bytes go out at once; the disk syncs behind everybody's back. Until the row is readable the flight can
     /// be joined.
-    async fn land(&self, partial: Partial) {
+    async fn land(&self, partial: Partial, room: Reservation) {
         let digest = self.flight.digest;
         let size = Some(partial.written());
         self.flight.verified();
@@ -229,6 +247,11 @@ impl Fill {
             .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
         match published {
             Ok(row) => {
+                room.keep(row.size);
+                self.engine.index.touch(&digest);
+                if let Some(file) = &row.identity {
+                    self.flight.read_by(self.engine.budget.readers().enter(file));
+                }
                 for claimant in &claimants {
                     self.engine.write_layer_link(claimant, &digest).await;
                 }
@@ -247,16 +270,21 @@ impl Fill {
         if let Failure::Disk(error) = &failure {
             let digest = self.flight.digest;
             self.engine.unstorable.add(digest, (), clock::monotonic());
-            tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
+            match is_over_budget(error) {
+                true => tracing::info!(%digest, %error, "a blob is passed through uncached"),
+                false => {
+                    tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached")
+                }
+            }
         }
         self.engine.flights.remove(&self.flight);
         self.flight.fail(failure);
     }
 }
 
-/// The partial of a fill. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
+/// The partial of a fill, and its room. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
 /// system takes a while.
-struct Kept(Option<Partial>);
+struct Kept(Option<Partial>, Option<Reservation>);
 
 impl Kept {
     fn written(&self) -> u64 {

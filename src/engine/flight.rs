@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::budget::readers::Reader;
 use super::repository::Repository;
 use crate::index::RepoKey;
 use crate::registry::Digest;
@@ -62,6 +63,8 @@ pub struct Progress {
     pub file: Option<Arc<File>>,
     /// Grows when the upstream turned a repository away.
     denials: usize,
+    /// Counts everybody who reads the file as one reader, once it is in the tree.
+    reader: Option<Arc<Reader>>,
 }
 
 /// The states of a flight.
@@ -94,7 +97,7 @@ pub enum Failure {
 
 impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
-        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
+        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0, reader: None };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
         Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
     }
@@ -192,6 +195,11 @@ impl Flight {
             progress.total = Some(progress.committed);
             progress.phase = Phase::Verified;
         });
+    }
+
+    /// The file is in the tree: whoever follows the flight reads it.
+    pub fn read_by(&self, reader: Reader) {
+        self.progress.send_modify(|progress| progress.reader = Some(Arc::new(reader)));
     }
 
     /// The flight ended without the blob.

@@ -89,7 +89,12 @@ impl Naming {
         if !self.is_served(&name) {
             return Err(NotServed::Pattern);
         }
-        Ok(Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name })
+        Ok(self.of_the_wire(name))
+    }
+
+    /// The repository of a name that is the one on the wire already.
+    pub fn of_the_wire(&self, name: RepositoryName) -> Repository {
+        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name }
     }
 
     /// Whether the patterns let a repository be asked for.

@@ -240,3 +240,53 @@ proptest! {
         prop_assert!(rows::unseal(b"key", &bytes).is_none_or(|value| rows::seal(b"key", value) == bytes));
     }
 }
+
+fn all_blobs(index: &Index, limit: usize) -> Vec<Digest> {
+    scan::Cursor::all(|from| index.blobs(from, limit)).into_iter().map(|(digest, _)| digest).collect()
+}
+
+#[tokio::test]
+async fn a_scan_reads_every_row_once_whatever_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let put = |seeds: std::ops::Range<u32>| {
+        seeds.fold(Batch::new(), |batch, seed| batch.put_blob(digest(seed), blob_row(u64::from(seed))))
+    };
+    index.apply(put(0..100));
+    index.committed().await;
+    index.apply((20..60).fold(put(90..130), |batch, seed| batch.remove_blob(digest(seed))));
+    let mut expected: Vec<_> = (0..20).chain(60..130).map(digest).collect();
+    expected.sort();
+    for limit in [1, 2, 7, 50, 1000] {
+        assert_eq!(all_blobs(&index, limit), expected, "{limit}");
+    }
+    index.committed().await;
+    assert_eq!(all_blobs(&index, 7), expected);
+}
+
+#[tokio::test]
+async fn who_names_and_who_links_what_is_known_by_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let name = |text: &str| -> RepositoryName { text.parse().unwrap() };
+    let batch = Batch::new().put_parent(&digest(1), &digest(7)).put_parent(&digest(1), &digest(8));
+    let batch = batch.put_parent(&digest(2), &digest(7)).put_holder(&digest(7), &name("b"));
+    index.apply(batch.put_holder(&digest(7), &name("a/c")).put_holder(&digest(8), &name("d")));
+    let parents = |child| {
+        let mut found = scan::Cursor::all(|from| index.parents_of(&digest(child), from, 1));
+        found.sort();
+        found
+    };
+    let mut both = vec![digest(7), digest(8)];
+    both.sort();
+    assert_eq!((parents(1), parents(2), parents(3)), (both, vec![digest(7)], vec![]));
+    assert_eq!(scan::Cursor::all(|from| index.parents(from, 2)).len(), 3);
+    assert_eq!(index.holders(&digest(7), 9), [name("a/c"), name("b")]);
+    index.committed().await;
+    index.apply(Batch::new().remove_parent(&digest(1), &digest(8)).remove_holder(&digest(7), &name("b")));
+    assert_eq!((parents(1), index.holders(&digest(7), 9)), (vec![digest(7)], vec![name("a/c")]));
+    assert!(!index.knows_all_holders());
+    index.apply(Batch::new().put_all_holders().put_pin("library/*").put_pin("a:1").remove_pin("x"));
+    assert!(index.knows_all_holders());
+    assert_eq!(index.pins(9), ["a:1", "library/*"]);
+}

@@ -61,14 +61,24 @@ impl Layout {
         self.tag(name, tag).join("current/link")
     }
 
+    /// The tags of a repository.
+    pub(super) fn tags(&self, name: &RepositoryName) -> PathBuf {
+        self.repository(name).join("_manifests/tags")
+    }
+
+    /// The links to manifests that `registry` can have: those by sha256.
+    pub(super) fn revisions(&self, name: &RepositoryName) -> PathBuf {
+        self.repository(name).join("_manifests/revisions/sha256")
+    }
+
     /// What a tag ever pointed at.
     pub(super) fn tag_history_link(&self, name: &RepositoryName, tag: &Tag, digest: &Digest) -> PathBuf {
         let index = self.tag(name, tag).join("index");
         index.join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
-    fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
-        self.repository(name).join("_manifests/tags").join(tag.as_str())
+    pub(super) fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
+        self.tags(name).join(tag.as_str())
     }
 
     fn under(&self, name: &RepositoryName, kind: &str, digest: &Digest) -> PathBuf {
@@ -86,6 +96,11 @@ impl Layout {
     /// Whose the links are.
     pub(super) fn links_owner(&self) -> PathBuf {
         self.ours().join("links-owner")
+    }
+
+    /// When what was last used.
+    pub(super) fn heat(&self) -> PathBuf {
+        self.ours().join("heat")
     }
 
     pub(super) fn index(&self) -> PathBuf {
