@@ -66,7 +66,7 @@ pub struct Config {
     pub tags: TagRules,
     /// `tidegate.fill.*`.
     pub fill: Fill,
-    /// `tidegate.cache.*`.
+    /// `tidegate.cache.*` and `proxy.ttl`.
     pub cache: Cache,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
@@ -276,13 +276,57 @@ pub struct TagRules {
     pub negative: Duration,
 }
 
-/// `tidegate.cache.*`.
+/// `tidegate.cache.*` and `proxy.ttl`: how much is kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cache {
     /// How often each blob is read and hashed again; zero for never.
     pub scrub: Duration,
     /// How fast that goes.
     pub scrub_bytes_per_second: u64,
+    /// The most that the cache takes.
+    pub max_size: Share,
+    /// The least that is left free on its file system.
+    pub min_free: Share,
+    /// How long what was named in an answer stays at least.
+    pub hold: Duration,
+    /// How long what nobody uses is kept; `None` without limit.
+    pub idle: Option<Duration>,
+    /// Whether what was found in the volume goes without asking the upstream whether it still has it.
+    pub evict_adopted: bool,
+}
+
+/// A part of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of it, at most 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// The part of a whole.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => whole / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl Default for Cache {
+    /// What is used where nothing is set.
+    fn default() -> Self {
+        Self {
+            scrub: Duration::from_secs(30 * 24 * 3600),
+            scrub_bytes_per_second: 16 * 1024 * 1024,
+            max_size: Share::Percent(80),
+            min_free: Share::Percent(5),
+            hold: Duration::from_secs(600),
+            idle: None,
+            evict_adopted: false,
+        }
+    }
 }
 
 /// `health.*`. A failing check answers 503 to everything.

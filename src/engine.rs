@@ -10,7 +10,9 @@
 //!
 //! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
 
+pub mod budget;
 pub mod deliver;
+pub mod evict;
 pub mod fault;
 pub mod flight;
 pub mod freshness;
@@ -39,6 +41,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 pub use blob::BlobAnswer;
+pub use budget::{OverBudget, Reservation, Standing};
+pub use evict::EvictReport;
+pub use evict::pins::{Pin, PinError};
 pub use fault::Denial;
 pub use fill::FillRules;
 pub use list::{CatalogPage, Next, TagsPage};
@@ -47,12 +52,15 @@ pub use outcome::{Outcome, Stale};
 pub use referrers::ReferrersAnswer;
 pub use repository::Repository;
 
+use crate::config::Cache;
 use crate::index::{Identity, Index, RepoKey};
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
 use crate::sys::collapse::Collapse;
 use crate::upstream::Upstream;
+use budget::Budget;
+use evict::Evictor;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use recent::Recent;
@@ -107,6 +115,8 @@ pub struct Parts {
     pub negative: Duration,
     /// How often and how fast what is held is read again.
     pub scrub: scrub::Rules,
+    /// How much is kept, and for how long.
+    pub cache: Cache,
     /// Most tags in one answer to a client that names a number.
     pub tags_max: u32,
     /// Where to count.
@@ -125,6 +135,8 @@ pub struct Engine {
     scrub: scrub::Rules,
     tags_max: u32,
     metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
+    evictor: Evictor,
     gate: Gate,
     flights: Flights,
     negatives: Recent<(RepoKey, Wanted)>,
@@ -183,6 +195,8 @@ impl Engine {
             scrub: parts.scrub,
             tags_max: parts.tags_max,
             metrics: parts.metrics,
+            budget: Budget::new(parts.cache),
+            evictor: Evictor::default(),
             gate: Gate::default(),
             flights: Flights::default(),
             negatives: Recent::new(parts.negative, FACTS_MAX),

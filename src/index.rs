@@ -10,12 +10,14 @@
 //!
 //! On file systems where maps are not safe (network, user space, overlay) the overlay is all there is.
 
+pub mod heat;
+pub mod scan;
+
 mod environment;
 mod inspect;
 mod overlay;
 mod rows;
 mod schema;
-mod walk;
 mod writer;
 
 use std::path::Path;
@@ -25,8 +27,9 @@ use heed::types::Bytes;
 use heed::{Database, Env, WithTls};
 
 pub use crate::sys::files::Identity;
+pub use heat::Heat;
 pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
-pub use schema::{Batch, RepoKey};
+pub use schema::{Batch, PIN_BYTES_MAX, RepoKey};
 
 use crate::registry::{Digest, RepositoryName, Tag};
 use crate::sys::files;
@@ -58,6 +61,7 @@ pub struct Index {
     backend: Backend,
     /// Where it is noted that the map was left in order.
     mark: Option<environment::Mark>,
+    heat: Heat,
 }
 
 impl Index {
@@ -79,13 +83,43 @@ impl Index {
     /// An index without a disk.
     pub fn in_memory(reason: String) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::KEPT_ROWS_MAX));
-        Self { map: None, overlay, writer: None, backend: Backend::Memory(reason), mark: None }
+        Self {
+            map: None,
+            overlay,
+            writer: None,
+            backend: Backend::Memory(reason),
+            mark: None,
+            heat: Heat::in_memory(),
+        }
     }
 
     fn mapped(map: Map, mark: environment::Mark) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::PENDING_ROWS_MAX));
         let writer = Writer::start(map.clone(), Arc::clone(&overlay));
-        Self { map: Some(map), overlay, writer: Some(writer), backend: Backend::Mapped, mark: Some(mark) }
+        Self {
+            map: Some(map),
+            overlay,
+            writer: Some(writer),
+            backend: Backend::Mapped,
+            mark: Some(mark),
+            heat: Heat::in_memory(),
+        }
+    }
+
+    /// The same index with last uses that are kept on disk.
+    pub fn with_heat(mut self, heat: Heat) -> Self {
+        self.heat = heat;
+        self
+    }
+
+    /// The last uses of blobs.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Notes that a digest was named in an answer just now.
+    pub fn touch(&self, digest: &Digest) {
+        self.heat.touch(digest, heat::now());
     }
 
     /// Where rows are kept.

@@ -15,21 +15,23 @@
 mod layout;
 mod links;
 mod partial;
+mod remove;
 mod tree;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
-use crate::sys::{clock, entropy};
+use crate::sys::{clock, entropy, sync};
 use layout::Layout;
 use partial::Place;
 pub use partial::{Extents, Partial, Record};
+pub use remove::OwnBytes;
 pub use tree::Shard;
 
 /// The blob tree under one root, held by this process alone.
@@ -39,6 +41,8 @@ pub struct Store {
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
     alive: partial::Alive,
+    /// Held for the moment in which a blob gets or loses its name.
+    naming: Mutex<()>,
     /// The lock is held as long as the file is open.
     _lock: File,
     /// Removed with the store; for `storage.inmemory`.
@@ -139,7 +143,14 @@ impl Store {
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
         let alive = partial::Alive::default();
-        let mut store = Self { layout, links_count: false, alive, _lock: lock, _temporary: None };
+        let mut store = Self {
+            layout,
+            links_count: false,
+            alive,
+            naming: Mutex::default(),
+            _lock: lock,
+            _temporary: None,
+        };
         store.sweep(clock::now(), Unfinished::OfEarlierProcesses);
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
@@ -172,6 +183,11 @@ impl Store {
         self.layout.index()
     }
 
+    /// The file of last uses.
+    pub fn heat_file(&self) -> PathBuf {
+        self.layout.heat()
+    }
+
     /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
         let Some(file) = files::open_regular(&self.layout.blob(digest))? else {
@@ -192,6 +208,14 @@ impl Store {
         }
         let path = self.layout.partial(digest, &entropy::hex());
         let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
+        Ok(Begun { partial, left: Vec::new() })
+    }
+
+    /// Begins a blob without a name: it ends with the last who has it open, and can't be published.
+    pub fn begin_nameless(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
+        let path = self.layout.partial(digest, &entropy::hex());
+        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
+        partial.discard()?;
         Ok(Begun { partial, left: Vec::new() })
     }
 
@@ -226,25 +250,32 @@ impl Store {
         partial.sync()?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
-        if let Err(error) = folders(&folder) {
-            // Something that is no folder.
-            if folder.is_dir() || !self.move_aside(&folder, digest)? {
-                return Err(error);
-            }
-            folders(&folder)?;
-        }
-        if let Err(error) = partial.rename(&target) {
-            // Something that a file can't replace: a folder.
-            if !self.move_aside(&target, digest)? {
-                return Err(error);
-            }
-            partial.rename(&target)?;
-        }
+        self.name(partial, digest, &target, &folder)?;
         for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }
         // Taken after the rename, which changes the ctime.
         files::identity(&partial.file())
+    }
+
+    /// Puts a partial in its place, whatever is there.
+    fn name(&self, partial: &Partial, digest: &Digest, target: &Path, folder: &Path) -> io::Result<()> {
+        let _turn = sync::lock(&self.naming);
+        if let Err(error) = folders(folder) {
+            // Something that is no folder.
+            if folder.is_dir() || !self.move_aside(folder, digest)? {
+                return Err(error);
+            }
+            folders(folder)?;
+        }
+        if let Err(error) = partial.rename(target) {
+            // Something that a file can't replace: a folder.
+            if !self.move_aside(target, digest)? {
+                return Err(error);
+            }
+            partial.rename(target)?;
+        }
+        Ok(())
     }
 
     /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why. Another

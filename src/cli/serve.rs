@@ -14,7 +14,7 @@ use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Role, Site, SiteParts};
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
-use crate::index::{Backend, Index};
+use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
@@ -81,7 +81,7 @@ async fn serve(
     connections_max: usize,
 ) -> Result<(), String> {
     let root = store.root().to_owned();
-    let index = Index::open(&store.index_folder());
+    let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
     let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
@@ -122,6 +122,7 @@ async fn serve(
             engine.scrub_for_ever().await;
         }
     });
+    engine.keep_budget();
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
     let drained = wait_and_drain(&stop, running, config.http.drain).await;
@@ -167,7 +168,7 @@ fn parts(
         stale_for: config.tags.stale_for,
         serve_gone: !config.tags.refuse_gone,
     };
-    let (negative, tags_max) = (config.tags.negative, config.tags_max);
+    let (negative, cache, tags_max) = (config.tags.negative, config.cache, config.tags_max);
     let fill =
         FillRules { segments: usize::try_from(config.fill.segments).unwrap_or(1), lazy: config.fill.lazy };
     // There is one upstream, so the smaller of both limits is the limit.
@@ -184,6 +185,7 @@ fn parts(
         transfers_max,
         scrub,
         negative,
+        cache,
         tags_max,
         metrics,
     })

@@ -2,6 +2,26 @@
 
 use std::time::Duration;
 
+use super::Share;
+
+/// Reads a number of bytes, as in `200GiB`, or of hundredths, as in `80%`.
+pub(super) fn share(text: &str) -> Option<Share> {
+    let text = text.trim();
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.trim_end().parse().ok().filter(|percent| *percent <= 100)?;
+        return Some(Share::Percent(percent));
+    }
+    bytes(text).map(Share::Bytes)
+}
+
+/// A share as it is written.
+pub(super) fn share_text(share: Share) -> String {
+    match share {
+        Share::Percent(percent) => format!("{percent}%"),
+        Share::Bytes(bytes) => bytes_text(bytes),
+    }
+}
+
 /// Reads a boolean of YAML 1.1: `y` and `off` are some.
 pub(super) fn flag(text: &str) -> Option<bool> {
     let lower = text.trim().to_ascii_lowercase();
@@ -18,8 +38,9 @@ pub(super) fn number(text: &str) -> Option<i64> {
     digits.parse().ok()
 }
 
-/// Units of bytes, larger ones first, so that a number is written with the largest that it is a multiple of.
-const BYTE_UNITS: [(&str, u64); 9] = [
+/// Units of bytes, larger ones first, so that a number is written with the largest that it is a multiple of. A letter
+/// alone is a power of two, as in Docker's own options.
+const BYTE_UNITS: [(&str, u64); 13] = [
     ("TiB", 1 << 40),
     ("TB", 1_000_000_000_000),
     ("GiB", 1 << 30),
@@ -29,6 +50,10 @@ const BYTE_UNITS: [(&str, u64); 9] = [
     ("KiB", 1 << 10),
     ("KB", 1_000),
     ("B", 1),
+    ("T", 1 << 40),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+    ("K", 1 << 10),
 ];
 
 /// Reads a number of bytes: digits, a point if need be, and a unit in any case. Without a unit it counts bytes.
@@ -237,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_the_units_that_people_write() {
+        for (text, bytes) in [
+            ("200MiB", 200 << 20),
+            ("10GB", 10_000_000_000),
+            ("10 gb", 10_000_000_000),
+            ("1t", 1 << 40),
+            ("4096", 4096),
+            ("1_000k", 1_024_000),
+            ("0", 0),
+        ] {
+            assert_eq!(share(text), Some(Share::Bytes(bytes)), "{text}");
+        }
+        assert_eq!((share("80%"), share("5 %")), (Some(Share::Percent(80)), Some(Share::Percent(5))));
+        for bad in ["", "%", "101%", "-1", "10 PB", "GiB", "1%%", "99999999999TiB", "80 per cent"] {
+            assert_eq!(share(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn booleans_are_those_of_yaml_1_1() {
         for (text, expected) in [("yes", true), ("On", true), ("y", true), ("FALSE", false), ("n", false)] {
             assert_eq!(flag(text), Some(expected), "{text}");
@@ -258,10 +302,18 @@ mod tests {
         }
 
         #[test]
+        fn a_size_survives_its_text(bytes in 0_u64..u64::MAX, percent in 0_u8..=100) {
+            for share in [Share::Bytes(bytes), Share::Bytes(bytes << 20), Share::Percent(percent)] {
+                prop_assert_eq!(super::share(&share_text(share)), Some(share));
+            }
+        }
+
+        #[test]
         fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}|[0-9._]{0,30}[KMGTkib ]{0,4}") {
             let _ = bytes(&text);
             let _ = duration(&text);
             let _ = number(&text);
+            let _ = share(&text);
         }
     }
 }

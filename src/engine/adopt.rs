@@ -76,7 +76,9 @@ impl Engine {
             return;
         }
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
+            self.note_found(&digest, open.identity.size);
             self.index.apply(Batch::new().put_blob(digest, self.verified_row(&digest, open.identity)));
+            flight.read_by(self.budget.readers().enter(&open.identity));
             flight.open(Some(open.identity.size), open.file);
             flight.commit_front(open.identity.size);
             flight.verified();
@@ -132,6 +134,13 @@ impl Engine {
         Ok(hasher.finish())
     }
 
+    /// Counts what is about to get its first row.
+    fn note_found(&self, digest: &Digest, bytes: u64) {
+        if self.index.blob(digest).is_none() {
+            self.budget.found(bytes);
+        }
+    }
+
     /// Takes a file with wrong bytes out of the tree. If that can't be done, it is remembered not to be read.
     pub(super) async fn set_aside(&self, digest: &Digest, which: files::Identity) {
         self.distrust(digest, which, Damage::Wrong);
@@ -152,7 +161,9 @@ impl Engine {
         identity: files::Identity,
     ) {
         let Ok(manifest) = Manifest::parse(&held.bytes, Some(&held.media_type)) else { return };
+        self.note_found(&held.digest, identity.size);
         let own = self.membership(repository, held.digest, identity.size, &manifest);
+        let own = own.put_holder(&held.digest, &repository.name);
         self.index
             .apply(own.put_blob(held.digest, BlobRow { adopted: true, ..manifest::row(held, identity) }));
         self.adopt_children(repository, &manifest).await;
@@ -173,6 +184,7 @@ impl Engine {
         for (child, manifest, identity) in found.await.unwrap_or_default() {
             let mut batch = self.membership(repository, child.digest, identity.size, &manifest);
             if self.index.blob(&child.digest).is_none() {
+                self.budget.found(identity.size);
                 batch = batch
                     .put_blob(child.digest, BlobRow { adopted: true, ..manifest::row(&child, identity) });
             }

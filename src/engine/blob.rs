@@ -71,14 +71,19 @@ impl Engine {
             Held::Absent => self.blob_from_upstream(repository, digest, member, part).await,
             Held::Verified(open, head, witness) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
+                self.index.touch(digest);
                 self.link_layer(repository, digest);
                 let size = open.identity.size;
                 let rescue = Rescue::new(self, repository, digest, size);
-                let source = Source::Held(Box::new(HeldBlob { file: open.file, head, witness, rescue }));
+                // What is in memory already needs no file.
+                let reader = head.is_none().then(|| self.budget.readers().enter(&open.identity));
+                let held = HeldBlob { file: open.file, head, witness, rescue, reader };
+                let source = Source::Held(Box::new(held));
                 Ok(BlobAnswer { outcome, digest: *digest, size, source: Some(source) })
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
+                self.index.touch(digest);
                 let expected = member.and_then(|row| row.size);
                 let passenger = self.verify_adopted(repository, digest, open, expected);
                 self.follow(repository, passenger.ok_or_else(fault::crowded)?, outcome, part).await

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::budget::Reservation;
 use super::flight::{Failure, Flight, WHOLE};
 use super::{Engine, Repository, blocking};
 use crate::registry::ByteRange;
-use crate::store::{Begun, Extents, Partial};
+use crate::store::{Begun, Extents, Partial, Record};
 use crate::upstream::{Class, FetchError, Part};
 use carry::{Cargo, Carrier, Proof};
 pub(super) use land::{Landing, blob_row};
@@ -100,15 +101,15 @@ impl Fill {
         let left = blocking(move || store.unfinished(&digest)).await.unwrap_or_default();
         let opening = self.open(&left).await?;
         let total = opening.total;
-        let Begun { partial, left } = self.begin(total).await?;
-        let kept = Kept(Some(Arc::new(partial)));
+        let (kept, left) = self.begin(total).await?;
         let partial = kept.partial()?;
         self.flight.open(total, partial.file());
         let (engine, flight) = (Arc::clone(&self.engine), Arc::clone(&self.flight));
         let name = opening.repository.name.clone();
         let etag = opening.begun.as_ref().and_then(|(_, carrier)| carrier.transfer.etag()).map(str::to_owned);
         let proof = Arc::new(watch::Sender::new(Proof::Unasked));
-        let cargo = Cargo { engine, flight, name, partial, total, etag, proof };
+        let room = kept.room.clone();
+        let cargo = Cargo { engine, flight, name, partial, total, etag, proof, room };
         let mut work = Work::new(cargo, opening, left);
         let done = work.finish().await;
         drop(work);
@@ -174,9 +175,33 @@ impl Fill {
         }
     }
 
-    async fn begin(&self, total: Option<u64>) -> Result<Begun, Failure> {
+    /// Begins the file, in the room that there is for it. What the budget has no room for gets a file without a name,
+    /// which lives as long as its readers.
+    async fn begin(&self, total: Option<u64>) -> Result<(Kept, Vec<Record>), Failure> {
+        // What has no length gets its room as it grows.
+        let room = self.engine.reserve(total.unwrap_or(0)).await.ok();
+        let lasting = room.is_some();
+        let mut begun = self.try_begin(total, lasting).await;
+        if let Err(error) = &begun
+            && self.engine.relieve(error, total.unwrap_or(0)).await
+        {
+            begun = self.try_begin(total, lasting).await;
+        }
+        let Begun { partial, left } = begun.map_err(disk)?;
+        if !lasting {
+            tracing::info!(digest = %self.flight.digest, "the budget has no room for a blob; it is served and not kept");
+        }
+        let room = Arc::new(tokio::sync::Mutex::new(room));
+        Ok((Kept { partial: Some(Arc::new(partial)), room, lasting }, left))
+    }
+
+    async fn try_begin(&self, total: Option<u64>, lasting: bool) -> std::io::Result<Begun> {
         let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
-        blocking(move || store.begin(&digest, total)).await.and_then(|begun| begun).map_err(disk)
+        let begin = move || match lasting {
+            true => store.begin(&digest, total),
+            false => store.begin_nameless(&digest, total),
+        };
+        blocking(begin).await?
     }
 }
 
@@ -189,19 +214,27 @@ struct Opening {
     begun: Option<(Part, Carrier)>,
 }
 
-/// The partial of a fill. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
-/// system takes a while.
-pub(super) struct Kept(Option<Arc<Partial>>);
+/// The room of a fill, which grows with a blob of unknown length.
+pub(super) type Room = Arc<tokio::sync::Mutex<Option<Reservation>>>;
+
+/// The partial of a fill and its room. One that comes to nothing is removed on the blocking pool: to give gigabytes back
+/// to the file system takes a while.
+pub(super) struct Kept {
+    partial: Option<Arc<Partial>>,
+    room: Room,
+    /// Whether it is to become a blob of the tree.
+    lasting: bool,
+}
 
 impl Kept {
     fn partial(&self) -> Result<Arc<Partial>, Failure> {
-        self.0.clone().ok_or(Failure::Abandoned)
+        self.partial.clone().ok_or(Failure::Abandoned)
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(partial) = self.0.take() {
+        if let Some(partial) = self.partial.take() {
             tokio::task::spawn_blocking(move || drop(partial));
         }
     }

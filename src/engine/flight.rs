@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
+use super::budget::readers::Reader;
 use super::repository::Repository;
 use super::rescue::Witness;
 use crate::index::RepoKey;
@@ -91,6 +92,8 @@ pub struct Progress {
     pub file: Option<Arc<File>>,
     /// Grows when the upstream turned a repository away.
     denials: usize,
+    /// Counts everybody who reads the file as one reader, once it is in the tree.
+    reader: Option<Arc<Reader>>,
 }
 
 /// The states of a flight.
@@ -129,6 +132,7 @@ impl Flight {
             phase: Phase::Opening,
             file: None,
             denials: 0,
+            reader: None,
         };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
         let seats = Seats { wants: BTreeMap::new(), taken: 0, empty_since: clock::monotonic() };
@@ -285,6 +289,11 @@ impl Flight {
             progress.total = Some(progress.extents.end_from(0));
             progress.phase = Phase::Verified;
         });
+    }
+
+    /// The file is in the tree: whoever follows the flight reads it.
+    pub fn read_by(&self, reader: Reader) {
+        self.progress.send_modify(|progress| progress.reader = Some(Arc::new(reader)));
     }
 
     /// The flight ended without the blob.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::adopt::{CHILDREN_ADOPTED_MAX, read_child};
 use super::{Engine, Repository, blocking, manifest};
+use crate::index::scan::Cursor;
 use crate::index::{Batch, BlobKind, BlobRow, TagRow};
 use crate::registry::manifest::Role;
 use crate::registry::{Digest, RepositoryName, Tag};
@@ -270,21 +271,21 @@ impl Engine {
 
     /// Removes the rows that lead to no file.
     async fn remove_dangling(self: &Arc<Self>, found: &mut Rebuilt) {
-        let mut after = None;
+        let mut from = None;
         loop {
-            let (engine, from) = (Arc::clone(self), after);
-            let (removed, last) = rested(move || {
-                let rows = engine.index.blobs(from.as_ref(), STEP_BLOBS);
-                let gone = rows.iter().filter(|(digest, row)| engine.is_dangling(digest, row));
+            let (engine, at) = (Arc::clone(self), from);
+            let (removed, next) = rested(move || {
+                let page = engine.index.blobs(at.as_ref(), STEP_BLOBS);
+                let gone = page.rows.iter().filter(|(digest, row)| engine.is_dangling(digest, row));
                 let gone: Vec<_> = gone.map(|(digest, _)| *digest).collect();
                 let batch = gone.iter().fold(Batch::new(), |batch, digest| batch.remove_blob(*digest));
                 engine.index.apply(batch);
-                (gone.len(), rows.last().map(|(digest, _)| *digest))
+                (gone.len(), page.next)
             })
             .await;
             found.removed += removed;
-            match last {
-                Some(last) => after = Some(last),
+            match next {
+                Some(_) => from = next,
                 None => return,
             }
         }
@@ -314,16 +315,17 @@ impl Engine {
         found
     }
 
-    /// Compares some rows with their files; gives the last of them.
-    async fn compare_rows(self: &Arc<Self>, after: Option<Digest>, found: &mut Comparison) -> Option<Digest> {
+    /// Compares some rows with their files; tells where the next ones are.
+    async fn compare_rows(self: &Arc<Self>, from: Option<Cursor>, found: &mut Comparison) -> Option<Cursor> {
         let engine = Arc::clone(self);
         let compared = rested(move || {
-            let rows = engine.index.blobs(after.as_ref(), STEP_BLOBS);
-            let files: Vec<_> = rows.iter().map(|(digest, _)| engine.store.identity_of(digest)).collect();
-            (rows, files)
+            let page = engine.index.blobs(from.as_ref(), STEP_BLOBS);
+            let files: Vec<_> =
+                page.rows.iter().map(|(digest, _)| engine.store.identity_of(digest)).collect();
+            (page, files)
         });
-        let (rows, files) = compared.await;
-        for ((_, row), file) in rows.iter().zip(files) {
+        let (page, files) = compared.await;
+        for ((_, row), file) in page.rows.iter().zip(files) {
             found.rows += 1;
             found.unverified += usize::from(row.verified_ms.is_none());
             match file {
@@ -332,7 +334,7 @@ impl Engine {
                 Err(_) => found.unreadable += 1,
             }
         }
-        rows.last().map(|(digest, _)| *digest)
+        page.next
     }
 
     async fn compare_files(self: &Arc<Self>, digests: Vec<Digest>, found: &mut Comparison) {

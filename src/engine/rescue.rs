@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::blob::Held;
 use super::deliver::{Body, Cut, FlightReader, pieces, read};
 use super::flight::{Boarding, Failure, Flight, Passenger};
-use super::{Engine, Repository, Want};
+use super::{Engine, Repository, Want, budget};
 use crate::index::{Batch, BlobRow};
 use crate::registry::{ByteRange, Digest};
 use crate::sys::clock;
@@ -81,6 +81,8 @@ pub struct HeldBlob {
     pub(super) head: Option<Bytes>,
     pub(super) witness: Witness,
     pub(super) rescue: Rescue,
+    /// Counts this reader of the file.
+    pub(super) reader: Option<budget::readers::Reader>,
 }
 
 /// Reads a part of a blob from wherever it is right.
@@ -96,7 +98,11 @@ struct Reader {
 
 /// Where a reader is.
 enum Place {
-    File(Arc<File>, Witness),
+    File(
+        Arc<File>,
+        Witness,
+        #[expect(dead_code, reason = "it counts as long as it lives")] Option<budget::readers::Reader>,
+    ),
     /// The reader is absent only while it is asked for its next piece.
     Flight(Arc<Flight>, Option<Box<FlightReader>>),
 }
@@ -106,7 +112,7 @@ impl HeldBlob {
     pub(super) fn read(self, range: ByteRange, piece: u64) -> Body {
         match self.head.as_ref().and_then(|head| cut_out(head, range)) {
             Some(all) => Body::Whole(all),
-            None => body(Place::File(self.file, self.witness), range, piece, self.rescue),
+            None => body(Place::File(self.file, self.witness, self.reader), range, piece, self.rescue),
         }
     }
 }
@@ -152,7 +158,7 @@ impl Reader {
 
     async fn read(&mut self) -> Result<Option<Bytes>, Cut> {
         match &mut self.place {
-            Place::File(file, witness) => {
+            Place::File(file, witness, _) => {
                 let end = self.range.end.min(self.range.first.saturating_add(self.piece));
                 let piece = read(file, ByteRange { first: self.range.first, end }).await?;
                 // An open file's inode is in memory: this waits for no disk.
@@ -174,7 +180,7 @@ impl Reader {
     async fn go_on(&mut self, cut: Cut) -> Result<(), Cut> {
         let given = std::mem::replace(&mut self.given, false);
         match (&self.place, &cut) {
-            (Place::File(file, witness), Cut::Disk(error)) => {
+            (Place::File(file, witness, _), Cut::Disk(error)) => {
                 if given && self.rescue.is_rotten(witness) {
                     return Err(Cut::Wrong);
                 }
@@ -222,7 +228,8 @@ impl Rescue {
         for _ in 0..RESCUES_MAX {
             let passenger = match self.engine.look_up(&self.repository, &self.digest, Want::Head).await.0 {
                 Held::Verified(held, _, witness) if held.identity.size == self.size => {
-                    return Ok(Place::File(held.file, witness));
+                    let reader = self.engine.budget.readers().enter(&held.identity);
+                    return Ok(Place::File(held.file, witness, Some(reader)));
                 }
                 Held::Suspect(held) => {
                     self.engine.verify_adopted(&self.repository, &self.digest, held, Some(self.size))

@@ -137,15 +137,12 @@ impl Engine {
 
     /// Goes through all rows once, and reads what was not read for `period`.
     async fn scrub_due(self: &Arc<Self>, rate: u64, period: Duration, found: &mut Scrubbed) {
-        let (mut pace, mut after, mut failures) = (Pace::new(rate), None, 0);
+        let (mut pace, mut from, mut failures) = (Pace::new(rate), None, 0);
         loop {
-            let (engine, from) = (Arc::clone(self), after);
-            let rows =
-                blocking(move || engine.index.blobs(from.as_ref(), STEP_ROWS)).await.unwrap_or_default();
-            let Some((last, _)) = rows.last() else { return };
-            after = Some(*last);
+            let (engine, at) = (Arc::clone(self), from);
+            let Ok(page) = blocking(move || engine.index.blobs(at.as_ref(), STEP_ROWS)).await else { return };
             let now_ms = clock::unix_ms();
-            for (digest, row) in rows.iter().filter(|(_, row)| is_due(row.verified_ms, period, now_ms)) {
+            for (digest, row) in page.rows.iter().filter(|(_, row)| is_due(row.verified_ms, period, now_ms)) {
                 let finding = self.scrub_blob(digest, row, &mut pace, found).await;
                 failures = if matches!(finding, Finding::Unreadable) { failures + 1 } else { 0 };
                 found.count(&finding);
@@ -156,6 +153,10 @@ impl Engine {
                     found.given_up = true;
                     return;
                 }
+            }
+            from = page.next;
+            if from.is_none() {
+                return;
             }
         }
     }

@@ -39,7 +39,8 @@ impl Engine {
                 false => Ok(answer),
             }
         };
-        in_time(found, fault::late_manifest).await
+        let answered = in_time(found, fault::late_manifest).await;
+        answered.inspect(|answer| self.index.touch(&answer.digest))
     }
 
     async fn resolve_tag(

@@ -151,11 +151,11 @@ async fn survives(content: &[u8], what: &str) {
     std::fs::write(folder.path().join("v1/data.mdb"), content).unwrap();
     let index = Index::open(folder.path());
     assert_eq!(*index.backend(), Backend::Mapped, "{what}");
-    assert!(index.blobs(None, 10_000).iter().all(|(_, row)| *row == blob_row(7)), "{what}");
+    assert!(index.blobs(None, 10_000).rows.iter().all(|(_, row)| *row == blob_row(7)), "{what}");
     let batch = (0..700).fold(Batch::new(), |batch, number| batch.put_blob(digest(number), blob_row(7)));
     index.apply(batch);
     index.committed().await;
-    assert_eq!(index.blobs(None, 10_000).len(), 700, "{what}");
+    assert_eq!(index.blobs(None, 10_000).rows.len(), 700, "{what}");
 }
 
 #[tokio::test]
@@ -168,10 +168,11 @@ async fn a_large_index_is_sound_and_left_in_order() {
     // Looked at page by page, it is used as it is.
     std::fs::remove_file(folder.path().join("v1/in-order")).unwrap();
     let index = Index::open(folder.path());
-    let held = index.blobs(None, 10_000);
+    let held = index.blobs(None, 10_000).rows;
     assert!(held.len() > 250 && held.is_sorted_by_key(|(digest, _)| *digest));
-    let (first, second) = (index.blobs(None, 100), index.blobs(Some(&held[99].0), 100));
-    assert_eq!([first, second].concat(), held[..200]);
+    let first = index.blobs(None, 100);
+    let second = index.blobs(first.next.as_ref(), 100);
+    assert_eq!([first.rows, second.rows].concat(), held[..200]);
     assert!(!folder.path().join("v1/in-order").exists(), "a note counts once");
 }
 
@@ -323,4 +324,54 @@ proptest! {
         let _ = MemberRow::decode(&bytes);
         prop_assert!(rows::unseal(b"key", &bytes).is_none_or(|value| rows::seal(b"key", value) == bytes));
     }
+}
+
+fn all_blobs(index: &Index, limit: usize) -> Vec<Digest> {
+    scan::Cursor::all(|from| index.blobs(from, limit)).into_iter().map(|(digest, _)| digest).collect()
+}
+
+#[tokio::test]
+async fn a_scan_reads_every_row_once_whatever_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let put = |seeds: std::ops::Range<u32>| {
+        seeds.fold(Batch::new(), |batch, seed| batch.put_blob(digest(seed), blob_row(u64::from(seed))))
+    };
+    index.apply(put(0..100));
+    index.committed().await;
+    index.apply((20..60).fold(put(90..130), |batch, seed| batch.remove_blob(digest(seed))));
+    let mut expected: Vec<_> = (0..20).chain(60..130).map(digest).collect();
+    expected.sort();
+    for limit in [1, 2, 7, 50, 1000] {
+        assert_eq!(all_blobs(&index, limit), expected, "{limit}");
+    }
+    index.committed().await;
+    assert_eq!(all_blobs(&index, 7), expected);
+}
+
+#[tokio::test]
+async fn who_names_and_who_links_what_is_known_by_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let name = |text: &str| -> RepositoryName { text.parse().unwrap() };
+    let batch = Batch::new().put_parent(&digest(1), &digest(7)).put_parent(&digest(1), &digest(8));
+    let batch = batch.put_parent(&digest(2), &digest(7)).put_holder(&digest(7), &name("b"));
+    index.apply(batch.put_holder(&digest(7), &name("a/c")).put_holder(&digest(8), &name("d")));
+    let parents = |child| {
+        let mut found = scan::Cursor::all(|from| index.parents_of(&digest(child), from, 1));
+        found.sort();
+        found
+    };
+    let mut both = vec![digest(7), digest(8)];
+    both.sort();
+    assert_eq!((parents(1), parents(2), parents(3)), (both, vec![digest(7)], vec![]));
+    assert_eq!(scan::Cursor::all(|from| index.parents(from, 2)).len(), 3);
+    assert_eq!(index.holders(&digest(7), 9), [name("a/c"), name("b")]);
+    index.committed().await;
+    index.apply(Batch::new().remove_parent(&digest(1), &digest(8)).remove_holder(&digest(7), &name("b")));
+    assert_eq!((parents(1), index.holders(&digest(7), 9)), (vec![digest(7)], vec![name("a/c")]));
+    assert!(!index.knows_all_holders());
+    index.apply(Batch::new().put_all_holders().put_pin("library/*").put_pin("a:1").remove_pin("x"));
+    assert!(index.knows_all_holders());
+    assert_eq!(index.pins(9), ["a:1", "library/*"]);
 }

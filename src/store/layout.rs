@@ -81,7 +81,7 @@ impl Layout {
         self.repository(name).join("_manifests/tags")
     }
 
-    fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
+    pub(super) fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
         self.tags(name).join(tag.as_str())
     }
 
@@ -100,6 +100,11 @@ impl Layout {
     /// Whose the links are.
     pub(super) fn links_owner(&self) -> PathBuf {
         self.ours().join("links-owner")
+    }
+
+    /// When what was last used.
+    pub(super) fn heat(&self) -> PathBuf {
+        self.ours().join("heat")
     }
 
     pub(super) fn index(&self) -> PathBuf {

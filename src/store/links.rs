@@ -138,13 +138,13 @@ pub(super) fn belong_to(store: &Store, owner: &str) -> bool {
     }
 }
 
-fn read_link(path: &Path) -> Option<Digest> {
+pub(super) fn read_link(path: &Path) -> Option<Digest> {
     let file = files::open_regular(path).ok().flatten()?;
     let content = files::read_at(&file, 0, LINK_BYTES_MAX).ok()?;
     std::str::from_utf8(&content).ok()?.parse().ok()
 }
 
-fn child_folders(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn child_folders(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.map(|entry| entry.path()).collect()

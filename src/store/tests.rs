@@ -297,3 +297,55 @@ fn a_walk_finds_what_is_there_and_nothing_else() {
     assert_eq!(store.revisions(&repository).unwrap(), [one]);
     assert_eq!(store.tags(&repository).unwrap(), [(tag, one)]);
 }
+
+#[test]
+fn what_is_removed_leaves_no_link_and_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let (old, new) = (put(&store, CONTENT), put(&store, b"other content"));
+    let (repository, tag): (_, fn(&str) -> Tag) = (name("library/app"), |text| text.parse().unwrap());
+    for digest in [&old, &new] {
+        store.link_revision(&repository, digest).unwrap();
+        store.link_layer(&repository, digest).unwrap();
+        store.link_tag(&repository, &tag("moved"), digest).unwrap();
+    }
+    store.link_tag(&repository, &tag("stayed"), &old).unwrap();
+    let mut revisions = store.linked_revisions(&repository);
+    revisions.sort();
+    let mut both = [old, new];
+    both.sort();
+    assert_eq!(revisions, both);
+    let decided = clock::unix_ms() + 60_000;
+    let reader = store.open_blob(&old).unwrap().unwrap();
+    store.unlink_manifest(&repository, &old).unwrap();
+    store.unlink_layer(&repository, &old).unwrap();
+    assert_eq!(store.remove_blob(&old, decided).unwrap(), Some(reader.identity));
+    assert_eq!(store.remove_blob(&old, decided).unwrap(), None);
+    let left = files_below(&folder.path().join("docker"));
+    assert!(left.iter().all(|path| !path.contains(&old.hex()) && !path.contains("stayed")), "{left:?}");
+    assert_eq!(store.read_tag(&repository, &tag("moved")), Some(new));
+    assert_eq!(files::read_at(&reader.file, 0, 100).unwrap(), CONTENT);
+    store.unlink_manifest(&name("never/seen"), &old).unwrap();
+}
+
+#[test]
+fn what_came_after_the_decision_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    assert_eq!(store.remove_blob(&digest, clock::unix_ms() - 60_000).unwrap(), None);
+    assert!(store.open_blob(&digest).unwrap().is_some());
+}
+
+#[test]
+fn our_own_folder_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let before = store.own_bytes();
+    let partial = store.begin(&Digest::sha256(CONTENT), None).unwrap().partial;
+    partial.write(0, &[Bytes::from(vec![1; 100_000])]).unwrap();
+    partial.sync().unwrap();
+    fs::write(store.heat_file(), vec![1; 50_000]).unwrap();
+    let after = store.own_bytes();
+    assert!(after.partials >= before.partials + 100_000 && after.other >= before.other + 50_000, "{after:?}");
+}

@@ -192,6 +192,49 @@ pub fn reserve(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
+/// Gives a file all blocks for its first `length` bytes, and that length: nothing that is written there later finds the
+/// disk full.
+pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+    Ok(fs::fallocate(file, FallocateFlags::empty(), 0, length)?)
+}
+
+/// Whether an error says that there is no room: blocks, inodes, or a quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What a file system has, and what of it this process may still use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// All bytes.
+    pub total_bytes: u64,
+    /// Bytes that are free for this user.
+    pub free_bytes: u64,
+    /// All inodes; 0 where they are made as needed.
+    pub total_inodes: u64,
+    /// Inodes that are free for this user.
+    pub free_inodes: u64,
+}
+
+/// The space of the file system of a path.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let found = fs::statvfs(path)?;
+    Ok(Space {
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_inodes: found.f_files,
+        free_inodes: found.f_favail,
+    })
+}
+
+/// Whether the file system of a path writes the blocks of a file in place once it has them. Others need new blocks for
+/// each write, and kill a process that writes to a map when there are none.
+pub fn writes_in_place(path: &Path) -> io::Result<bool> {
+    let kind = fs::statfs(path)?.f_type;
+    // ext2 to ext4, XFS, tmpfs.
+    Ok(matches!(u32::try_from(kind & 0xffff_ffff).unwrap_or(0), 0xef53 | 0x5846_5342 | 0x0102_1994))
+}
+
 /// Makes what was created, renamed or removed in a folder durable.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -310,6 +353,15 @@ mod tests {
             assert_eq!(read_leaving_cache(&open, 100_001, 7).unwrap(), content[100_001..100_008]);
         }
         assert!(read_leaving_cache(&open, content.len() as u64, 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_system_has_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(folder.path()).unwrap();
+        assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+        assert!(is_full(&Errno::NOSPC.into()) && is_full(&Errno::DQUOT.into()));
+        assert!(!is_full(&Errno::IO.into()));
     }
 
     #[test]

@@ -54,7 +54,6 @@ fn what_this_version_does_not_have_is_refused() {
         "edge.perclient",
         "tls.dir",
         "acme.cafile",
-        "cache.maxsize",
         "admin.socket",
         "debug.allow",
     ] {
@@ -87,6 +86,8 @@ fn unknown_words_are_refused() {
     check("tidegate: {log: {access: common}}", "tidegate.log.access", "no such value");
     check("tidegate: {tags: {gone: maybe}}", "tidegate.tags.gone", "no such value");
     check("tidegate: {tags: {stalefor: never}}", "tidegate.tags.stalefor", "no duration");
+    check("tidegate: {cache: {maxsize: much}}", "tidegate.cache.maxsize", "no size");
+    check("tidegate: {cache: {minfree: 101%}}", "tidegate.cache.minfree", "no size");
     check("http: {draintimeout: -1s}", "http.draintimeout", "negative");
     check("catalog: {maxentries: many}", "catalog.maxentries", "no whole number");
     check("http: {tls: {minimumtls: ssl3}}", "http.tls.minimumtls", "unknown minimum TLS level");

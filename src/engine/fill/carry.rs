@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 use super::plan::Span;
-use super::{Failure, blocking, disk};
+use super::{Failure, Room, blocking, disk};
 use crate::engine::Engine;
 use crate::engine::flight::Flight;
 use crate::registry::{ByteRange, RepositoryName};
@@ -61,6 +61,8 @@ pub(super) struct Cargo {
     pub(super) etag: Option<String>,
     /// Whether the upstream gives parts of this blob.
     pub(super) proof: Arc<watch::Sender<Proof>>,
+    /// The room of a blob of unknown length grows with it.
+    pub(super) room: Room,
 }
 
 /// What is known of an upstream that should give parts.
@@ -231,12 +233,25 @@ impl Cargo {
         if bytes as u64 == over {
             return Ok(());
         }
+        if self.total.is_none() {
+            self.make_room(bytes as u64).await?;
+        }
         let (partial, end) = (Arc::clone(&self.partial), at + bytes as u64 - over);
         let written = blocking(move || partial.write(at, &batch)).await.and_then(|result| result);
         written.map_err(|error| Broken::Disk(disk(error)))?;
         leg.write(end);
         self.flight.commit(self.partial.extents());
         Ok(())
+    }
+
+    async fn make_room(&self, bytes: u64) -> Result<(), Broken> {
+        match self.room.lock().await.as_mut() {
+            Some(room) => {
+                let more = self.engine.reserve_more(room, bytes).await;
+                more.map_err(|over| Broken::Disk(disk(over.into())))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Failure, Fill, Kept, blocking, disk};
 use crate::engine::Engine;
+use crate::engine::budget::is_over_budget;
 use crate::engine::flight::Flight;
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
 use crate::registry::Digest;
@@ -43,6 +44,9 @@ impl Fill {
     pub(super) async fn land(&self, kept: Kept) {
         let digest = self.flight.digest;
         self.flight.verified();
+        if !kept.lasting {
+            return self.last_with_readers().await;
+        }
         let _permit = self.engine.publications.acquire().await;
         let published = self.engine.publish(digest, &kept).await;
         let claimants = self.flight.claimants();
@@ -53,6 +57,13 @@ impl Fill {
             .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
         match published {
             Ok(row) => {
+                if let Some(room) = kept.room.lock().await.take() {
+                    room.keep(row.size);
+                }
+                self.engine.index.touch(&digest);
+                if let Some(file) = &row.identity {
+                    self.flight.read_by(self.engine.budget.readers().enter(file));
+                }
                 for claimant in &claimants {
                     self.engine.write_layer_link(claimant, &digest).await;
                 }
@@ -67,11 +78,23 @@ impl Fill {
         self.engine.flights.remove(&self.flight);
     }
 
+    /// The file has no name: it ends with the last who reads it, and can be joined until then.
+    async fn last_with_readers(&self) {
+        while !self.engine.flights.abandon(&self.flight) {
+            self.flight.moved().await;
+        }
+    }
+
     pub(super) fn crash(&self, failure: Failure) {
         if let Failure::Disk(error) = &failure {
             let digest = self.flight.digest;
             self.engine.unstorable.add(digest, (), clock::monotonic());
-            tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
+            match is_over_budget(error) {
+                true => tracing::info!(%digest, %error, "a blob is passed through uncached"),
+                false => {
+                    tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached")
+                }
+            }
         }
         self.engine.flights.remove(&self.flight);
         self.flight.fail(failure);

@@ -46,6 +46,7 @@ fn engine(folder: &tempfile::TempDir) -> Arc<Engine> {
         rules: freshness::Rules { fresh: Duration::ZERO, stale_for: None, serve_gone: true },
         fill: FillRules { segments: 1, lazy: false },
         transfers_max: 1,
+        cache: crate::config::Cache::default(),
         scrub: Rules { period: Duration::ZERO, bytes_per_second: FAST },
         negative: Duration::ZERO,
         tags_max: 10,
