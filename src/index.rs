@@ -26,8 +26,8 @@ use heed::types::Bytes;
 use heed::{Database, Env, WithTls};
 
 pub use crate::sys::files::Identity;
-pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
 pub use heat::Heat;
+pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
 pub use schema::{Batch, PIN_BYTES_MAX, RepoKey};
 
 use crate::registry::{Digest, RepositoryName, Tag};
@@ -80,13 +80,7 @@ impl Index {
     /// An index without a disk.
     pub fn in_memory(reason: String) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::KEPT_ROWS_MAX));
-        Self {
-            map: None,
-            overlay,
-            writer: None,
-            backend: Backend::Memory(reason),
-            heat: Heat::in_memory(),
-        }
+        Self { map: None, overlay, writer: None, backend: Backend::Memory(reason), heat: Heat::in_memory() }
     }
 
     fn mapped(map: Map) -> Self {

@@ -224,7 +224,8 @@ impl Engine {
         let idle = idle && self.may_expire().await;
         let (engine, before) = (Arc::clone(self), self.budget.usage());
         let found = blocking(move || engine.survey(need, idle)).await;
-        let found = found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;
+        let found =
+            found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;
         self.budget.counted(found.small, found.large, &before);
         Some(found)
     }
@@ -234,11 +235,11 @@ impl Engine {
         let ago = |time: Duration| now.saturating_sub(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
         let held_since = if rules.hold.is_zero() { now } else { ago(rules.hold + Duration::from_secs(1)) };
         // What was used before uses were noted is not idle yet.
-        let idle_since = rules.idle.filter(|_| idle).map(ago).filter(|since| *since > self.index.heat().born());
+        let idle_since =
+            rules.idle.filter(|_| idle).map(ago).filter(|since| *since > self.index.heat().born());
         let pinned = self.pinned();
         let spared = confirm::Unconfirmed::new(self);
-        let found =
-            Survey::new(&self.index, &pinned, &spared).run(Terms { need, held_since, idle_since });
+        let found = Survey::new(&self.index, &pinned, &spared).run(Terms { need, held_since, idle_since });
         self.index.heat().make_room_for(found.blobs);
         found
     }
@@ -254,7 +255,10 @@ impl Engine {
         let short = found.victims.is_empty() && !need.is_nothing();
         let pins_fill = short && found.pinned > found.small.saturating_add(found.large) / 2;
         if pins_fill && !self.evictor.said.swap(true, Relaxed) {
-            tracing::warn!(pinned_bytes = found.pinned, "the pins leave no room: nothing more is kept, everything is served");
+            tracing::warn!(
+                pinned_bytes = found.pinned,
+                "the pins leave no room: nothing more is kept, everything is served"
+            );
         } else if !short {
             self.evictor.said.store(false, Relaxed);
         }

@@ -97,7 +97,14 @@ pub enum Failure {
 
 impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
-        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0, reader: None };
+        let opening = Progress {
+            total: None,
+            committed: 0,
+            phase: Phase::Opening,
+            file: None,
+            denials: 0,
+            reader: None,
+        };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
         Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
     }

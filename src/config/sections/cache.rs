@@ -20,7 +20,8 @@ fn share(reader: &mut Reader<'_>, key: &str) -> Option<Share> {
     let found = reader.text(key)?;
     let share = units::share(&found.text);
     if share.is_none() {
-        let fix = "write bytes with a unit, such as 200GiB or 500MB, or a part of the file system, such as 80%";
+        let fix =
+            "write bytes with a unit, such as 200GiB or 500MB, or a part of the file system, such as 80%";
         reader.report.refuse(found.problem("no size", fix));
     }
     share

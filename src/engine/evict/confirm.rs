@@ -90,7 +90,12 @@ impl Engine {
         false
     }
 
-    async fn ask_for(&self, name: &RepositoryName, digest: &Digest, row: &BlobRow) -> Result<bool, FetchError> {
+    async fn ask_for(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        row: &BlobRow,
+    ) -> Result<bool, FetchError> {
         match row.kind {
             BlobKind::Manifest => {
                 let head = self.upstream.manifest_head(name, &Reference::Digest(*digest)).await?;

@@ -64,7 +64,8 @@ impl Plan {
 
     /// Those that go, the ones used longest ago first.
     pub fn victims(self) -> Vec<Candidate> {
-        let mut victims: Vec<_> = self.small.chosen.into_values().chain(self.large.chosen.into_values()).collect();
+        let mut victims: Vec<_> =
+            self.small.chosen.into_values().chain(self.large.chosen.into_values()).collect();
         victims.sort_by_key(|victim| (victim.used, victim.digest));
         victims
     }

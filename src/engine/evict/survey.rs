@@ -75,7 +75,8 @@ impl<'i> Survey<'i> {
 
     fn look(&mut self, digest: &Digest, row: &BlobRow, found: &mut Found, plan: &mut Plan) {
         let own = self.recency.own(digest, Some(row));
-        let used = self.parents.of(digest).map(|parent| self.recency.of_manifest(&parent)).fold(own, Seconds::max);
+        let used =
+            self.parents.of(digest).map(|parent| self.recency.of_manifest(&parent)).fold(own, Seconds::max);
         let bytes = on_disk(row.size);
         found.blobs += 1;
         *(if row.size < SMALL_BYTES { &mut found.small } else { &mut found.large }) += bytes;

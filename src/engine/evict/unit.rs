@@ -148,7 +148,8 @@ impl Engine {
     fn children(&self, digest: &Digest) -> Vec<Digest> {
         let held = manifest::read(&self.store, digest).ok().flatten();
         let parsed = held.and_then(|(bytes, _)| Manifest::parse(&bytes, None).ok());
-        parsed.map_or_else(Vec::new, |manifest| manifest.descriptors.iter().map(|named| named.digest).collect())
+        parsed
+            .map_or_else(Vec::new, |manifest| manifest.descriptors.iter().map(|named| named.digest).collect())
     }
 
     /// Removes links and files, unless somebody came for them meanwhile: then the rows come back.
@@ -162,7 +163,8 @@ impl Engine {
         let mut batch = Batch::new();
         for (digest, row) in unit.members.iter().rev() {
             let holders = self.index.holders(digest, HOLDERS_MAX);
-            let removed = self.unlink(digest, row, &holders).and_then(|()| self.store.remove_blob(digest, decided_ms));
+            let removed =
+                self.unlink(digest, row, &holders).and_then(|()| self.store.remove_blob(digest, decided_ms));
             match removed {
                 Ok(Some(file)) => self.budget.readers().evicted(&file, file.size),
                 Ok(None) => {}

@@ -35,7 +35,9 @@ fn index(blobs: &[(&str, &[&str], Seconds)]) -> Index {
     let index = Index::in_memory("a test".to_owned());
     for (name, parents, used) in blobs {
         let batch = Batch::new().put_blob(digest(name), row(MIB));
-        index.apply(parents.iter().fold(batch, |batch, parent| batch.put_parent(&digest(name), &digest(parent))));
+        index.apply(
+            parents.iter().fold(batch, |batch, parent| batch.put_parent(&digest(name), &digest(parent))),
+        );
         if *used > 0 {
             index.heat().touch(&digest(name), *used);
         }
