@@ -1,5 +1,5 @@
-//! What leaves the tree: links first, then the blob that they lead to. `registry` fails its whole garbage collection over
-//! one link to a manifest that is not there.
+//! What leaves the tree: links first, then the blob that they lead to. So `registry` never meets a link to a manifest that
+//! is not there, whenever it takes the volume back.
 
 use std::fs;
 use std::io;
