@@ -19,6 +19,7 @@ mod documents;
 mod fills;
 mod flights;
 mod limits;
+mod model;
 mod reach;
 mod service;
 mod smoke;
