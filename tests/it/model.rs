@@ -25,7 +25,7 @@ use futures_util::StreamExt;
 use crate::support::is_long;
 
 /// Lives at once: most of them wait, for a process to start or for a mirror to try its upstream again.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 40;
 
 /// Operations of one life.
 const OPERATIONS: usize = 24;

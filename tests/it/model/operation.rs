@@ -107,7 +107,7 @@ impl Operation {
             71..79 => Self::Publish(place(random)),
             79..82 => Self::Retag(place(random), random.below(1000)),
             82..85 => Self::Untag(place(random)),
-            85..93 => Self::Trouble(TROUBLES[random.below(TROUBLES.len())]),
+            85..91 => Self::Trouble(TROUBLES[random.below(TROUBLES.len())]),
             _ => Self::Calm,
         }
     }

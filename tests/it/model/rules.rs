@@ -138,10 +138,13 @@ impl Rules {
             return Ok(None);
         }
         let digest = answer.header("docker-content-digest").to_owned();
-        let stale = answer.header("cache-status").contains("detail=stale-");
+        let outcome = answer.header("cache-status");
+        let stale = outcome.contains("detail=stale-");
+        // A tag that was only ever asked for by HEAD: its manifest comes from the upstream just now.
+        let fetched = outcome.contains("fwd=uri-miss");
         let current = tagged.now.as_ref() == Some(&digest);
         expect(current || moving && tagged.ever.contains(&digest), || format!("{digest}: not this tag's"))?;
-        expect(current || stale, || format!("{digest} is old, and the answer does not say so"))?;
+        expect(current || stale || fetched, || format!("{digest} is old, and the answer does not say so"))?;
         expect(moving || !stale, || "stale without trouble".into())?;
         tagged.held |= verb == Verb::Get;
         let key = Key { kind: Kind::Manifest, repository: place.repository, digest: digest.clone() };
@@ -231,4 +234,91 @@ impl Rules {
 
 pub fn expect(right: bool, wrong: impl FnOnce() -> String) -> Judgement {
     if right { Ok(()) } else { Err(wrong()) }
+}
+
+/// The rules bite: each of these answers breaks one.
+mod bites {
+    use super::*;
+    use crate::support::hub::pattern;
+    use tidegate::registry::Digest;
+
+    const PLACE: Place = Place { repository: "library/one", tag: "1" };
+
+    fn answer(status: u16, body: Bytes, outcome: &'static str) -> Answer {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("content-length", body.len().into());
+        headers.insert("docker-content-digest", Digest::sha256(&body).to_string().parse().unwrap());
+        headers.insert("cache-status", outcome.parse().unwrap());
+        Answer { status, headers, body, whole: true }
+    }
+
+    /// A Hub with a blob; and one tag that moved from a manifest to another.
+    fn rules() -> (Rules, Key, [Bytes; 2]) {
+        let mut rules = Rules::default();
+        let manifests = [pattern(0, 100), pattern(8, 108)];
+        for bytes in &manifests {
+            let digest = Digest::sha256(bytes).to_string();
+            rules.add(Kind::Manifest, PLACE.repository, &digest, bytes.clone());
+            rules.point(PLACE, &digest);
+        }
+        let (blob, digest) = (pattern(0, 1000), Digest::sha256(&pattern(0, 1000)).to_string());
+        rules.add(Kind::Blob, PLACE.repository, &digest, blob);
+        (rules, Key { kind: Kind::Blob, repository: PLACE.repository, digest }, manifests)
+    }
+
+    #[test]
+    fn on_wrong_bytes_whatever_the_trouble() {
+        for trouble in [None, Some(Trouble::Wrong)] {
+            let (mut rules, key, _) = rules();
+            rules.trouble(trouble);
+            assert!(rules.thing(&key, Verb::Get, &answer(200, pattern(8, 1008), "")).is_err());
+            let cut = Answer { whole: false, ..answer(200, pattern(8, 100), "") };
+            assert!(rules.thing(&key, Verb::Get, &cut).is_err());
+        }
+    }
+
+    #[test]
+    fn on_a_cut_or_a_refusal_without_trouble() {
+        let (mut rules, key, _) = rules();
+        let cut = Answer { whole: false, ..answer(200, pattern(0, 800), "") };
+        let refused = answer(429, Bytes::new(), "");
+        assert!(
+            rules.thing(&key, Verb::Get, &cut).is_err() && rules.thing(&key, Verb::Get, &refused).is_err()
+        );
+        rules.trouble(Some(Trouble::Cut));
+        assert!(rules.thing(&key, Verb::Get, &cut).is_ok() && rules.thing(&key, Verb::Get, &refused).is_ok());
+        rules.trouble(None);
+        assert!(rules.thing(&key, Verb::Get, &refused).is_err());
+    }
+
+    #[test]
+    fn on_the_loss_of_what_was_given_out_whole() {
+        let (mut rules, key, _) = rules();
+        assert!(rules.thing(&key, Verb::Get, &answer(200, pattern(0, 1000), "")).is_ok());
+        rules.trouble(Some(Trouble::Down));
+        let refused = answer(429, Bytes::new(), "");
+        assert!(rules.thing(&key, Verb::Get, &refused).is_err());
+        rules.lose(|_| false, |_| false);
+        assert!(rules.thing(&key, Verb::Get, &refused).is_ok());
+    }
+
+    #[test]
+    fn on_an_old_tag_without_trouble_or_without_a_word() {
+        let (mut rules, _, [old, new]) = rules();
+        let stale = "tidegate; hit; ttl=-1; detail=stale-down";
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, old.clone(), stale)).is_err());
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, new.clone(), "tidegate; hit")).is_ok());
+        rules.trouble(Some(Trouble::Down));
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, old.clone(), "tidegate; hit")).is_err());
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, old, stale)).is_ok());
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, pattern(16, 116), stale)).is_err());
+    }
+
+    #[test]
+    fn on_what_another_repository_has() {
+        let (mut rules, key, _) = rules();
+        let foreign = Key { repository: "library/two", ..key };
+        assert!(rules.thing(&foreign, Verb::Get, &answer(200, pattern(0, 1000), "tidegate; hit")).is_err());
+        assert!(rules.thing(&foreign, Verb::Get, &answer(404, Bytes::new(), "")).is_ok());
+    }
 }
