@@ -158,7 +158,10 @@ impl Rules {
         match answer.status {
             200 if verb == Verb::Get && !answer.whole => self.cut(key, answer),
             200 => self.whole(key, verb, answer),
-            _ => Ok(self.asked_in_trouble(key)),
+            _ => {
+                self.asked_in_trouble(key);
+                Ok(())
+            }
         }
     }
 
@@ -307,7 +310,7 @@ mod bites {
         let (mut rules, _, [old, new]) = rules();
         let stale = "tidegate; hit; ttl=-1; detail=stale-down";
         assert!(rules.tag(PLACE, Verb::Get, &answer(200, old.clone(), stale)).is_err());
-        assert!(rules.tag(PLACE, Verb::Get, &answer(200, new.clone(), "tidegate; hit")).is_ok());
+        assert!(rules.tag(PLACE, Verb::Get, &answer(200, new, "tidegate; hit")).is_ok());
         rules.trouble(Some(Trouble::Down));
         assert!(rules.tag(PLACE, Verb::Get, &answer(200, old.clone(), "tidegate; hit")).is_err());
         assert!(rules.tag(PLACE, Verb::Get, &answer(200, old, stale)).is_ok());
