@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{dwelling, refuse, say};
 use crate::config::{Config, Debug, Inputs};
@@ -97,6 +97,8 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
+    // Before anybody can know that it runs: a word to stop that comes at once is heard, too.
+    let signals = Signals::listen()?;
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
@@ -125,7 +127,7 @@ async fn serve(
     engine.keep_budget();
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
-    let drained = wait_and_drain(&stop, running, config.http.drain).await;
+    let drained = wait_and_drain(signals, &stop, running, config.http.drain).await;
     // What it holds must be let go, so that the index can be left in order.
     housekeeping.abort();
     let _ = housekeeping.await;
@@ -280,20 +282,36 @@ async fn check_account(upstream: Upstream) {
     }
 }
 
+/// What an operator tells the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, String> {
+        let of = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            hangup: of(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
 async fn wait_and_drain(
+    mut signals: Signals,
     stop: &Stop,
     mut running: tokio::task::JoinHandle<()>,
     drain: Duration,
 ) -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
-    let (mut terminate, mut interrupt, mut hangup) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
         }
     }
     tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
@@ -301,8 +319,8 @@ async fn wait_and_drain(
     tokio::select! {
         _ = &mut running => return Ok(()),
         () = tokio::time::sleep(drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
     }
     stop.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), running).await;

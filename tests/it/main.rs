@@ -20,6 +20,7 @@ mod documents;
 mod fills;
 mod flights;
 mod limits;
+mod model;
 mod reach;
 mod service;
 mod smoke;
