@@ -201,7 +201,7 @@ impl Engine {
     /// Whether another flight brought the blob after somebody had looked for it: then this one carries what that one
     /// stored, and nothing is fetched again. The row is readable before a flight leaves the table, so looking once it is
     /// boarded is enough.
-    pub(super) async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
+    pub(super) async fn landed_meanwhile(self: &Arc<Self>, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
         let Some(known) = self.index.blob(&digest).and_then(|row| row.identity) else { return false };
         let store = Arc::clone(&self.store);
@@ -211,6 +211,7 @@ impl Engine {
         flight.commit_front(held.identity.size);
         flight.verified();
         self.flights.remove(flight);
+        self.link_claimants(flight);
         true
     }
 

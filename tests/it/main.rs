@@ -14,6 +14,7 @@ mod support;
 
 mod clients;
 mod conformance;
+mod crash;
 mod disk;
 mod documents;
 mod fills;
