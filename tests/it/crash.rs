@@ -3,20 +3,16 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use crate::support::command::run;
 use crate::support::is_long;
 use crate::support::mirror::Setup;
-use crate::support::script::{Layers, Script};
+use crate::support::script::{self, Layers, Script};
 use crate::support::trace::{self, Point};
 
 /// How many points of a life a normal run tries; a long one tries all.
 const KILLS: usize = 44;
 const POWER_CUTS: usize = 10;
-
-/// Lives at a time.
-const LANES: usize = 2;
 
 /// Plays a life whose process is killed at a point, before the call is made. Whether it came to that.
 async fn killed(script: &Script, setup: Setup, point: &Point) -> bool {
@@ -46,7 +42,7 @@ async fn kill_9_at_any_system_call_loses_nothing_that_was_published() {
     let all = trace::points_of(&layers).await;
     let most = if is_long() { all.len() } else { KILLS };
     let tried = trace::sample(&all, most);
-    let hits = in_lanes(&layers, &tried, |script, point| async move {
+    let hits = script::in_lanes(&layers, &tried, |script, point| async move {
         let setup = script.setup();
         let hit = killed(&script, setup.clone(), &point).await;
         script.check(setup).await;
@@ -64,7 +60,7 @@ async fn a_power_cut_at_any_system_call_loses_nothing_that_was_published() {
     let all = trace::points_of(&layers).await;
     let most = if is_long() { all.len() } else { POWER_CUTS };
     let tried = trace::sample(&all, most);
-    let hits = in_lanes(&layers, &tried, |script, point| async move {
+    let hits = script::in_lanes(&layers, &tried, |script, point| async move {
         let setup = script.setup();
         let disk = Disk::mount(&setup.root());
         let hit = killed(&script, setup.clone(), &point).await;
@@ -76,33 +72,6 @@ async fn a_power_cut_at_any_system_call_loses_nothing_that_was_published() {
     .await;
     eprintln!("cut the power at {hits} of {} points of {}", tried.len(), all.len());
     assert!(hits * 4 >= tried.len() * 3, "cut at {hits} of {}", tried.len());
-}
-
-/// Tries each point with a Hub of its lane; gives how many were hit.
-async fn in_lanes<F: Future<Output = bool> + Send + 'static>(
-    layers: &Layers,
-    points: &[Point],
-    tries: impl Fn(Arc<Script>, Point) -> F + Clone + Send + 'static,
-) -> usize {
-    let lanes = (0..LANES).map(|lane| {
-        let (tries, layers) = (tries.clone(), layers.clone());
-        let points: Vec<_> = points.iter().skip(lane).step_by(LANES).cloned().collect();
-        tokio::spawn(async move {
-            let script = Arc::new(Script::of(&layers).await);
-            let mut hits = 0;
-            for point in points {
-                // A failure names its point.
-                eprintln!("at {point:?}");
-                hits += usize::from(tries(Arc::clone(&script), point).await);
-            }
-            hits
-        })
-    });
-    let mut hits = 0;
-    for lane in lanes.collect::<Vec<_>>() {
-        hits += lane.await.unwrap();
-    }
-    hits
 }
 
 /// A disk of its own at a folder: ext4 in a file beside it.

@@ -17,6 +17,7 @@ mod conformance;
 mod crash;
 mod disk;
 mod documents;
+mod failure;
 mod fills;
 mod flights;
 mod limits;

@@ -114,7 +114,8 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(self) -> Mirror {
-        self.try_start().unwrap_or_else(|ended| panic!("it ended before it listened:\n{}", ended.log.join("\n")))
+        self.try_start()
+            .unwrap_or_else(|ended| panic!("it ended before it listened:\n{}", ended.log.join("\n")))
     }
 
     /// The same for one that may end before it listens.

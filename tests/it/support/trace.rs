@@ -89,9 +89,9 @@ fn points(setup: &Setup) -> Vec<Point> {
 }
 
 /// At most so many of them, spread over all.
-pub fn sample(points: &[Point], most: usize) -> Vec<Point> {
-    let step = points.len().div_ceil(most).max(1);
-    points.iter().step_by(step).cloned().collect()
+pub fn sample<P: Clone>(points: &[P], most: usize) -> Vec<P> {
+    let number = most.min(points.len());
+    (0..number).map(|at| points[at * points.len() / number].clone()).collect()
 }
 
 /// The thread, the call and its arguments.
@@ -101,10 +101,10 @@ fn parse(line: &str) -> Option<(&str, &str, &str)> {
     call.chars().all(|char| char.is_ascii_alphanumeric()).then_some((thread, call, rest))
 }
 
-/// The last path of a call that is below the root: of two names the new one.
+/// The first path of a call that is below the root. Of two names the old one, by which alone `strace` finds a call.
 fn path_of(arguments: &str, root: &Path) -> Option<String> {
     let root = root.to_str()?;
-    let at = arguments.rfind(root)? + root.len();
+    let at = arguments.find(root)? + root.len();
     let rest = &arguments[at..];
     let end = rest.find(['"', '>'])?;
     Some(rest[..end].trim_start_matches('/').to_owned())
