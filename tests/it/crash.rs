@@ -74,6 +74,23 @@ async fn a_power_cut_at_any_system_call_loses_nothing_that_was_published() {
     assert!(hits * 4 >= tried.len() * 3, "cut at {hits} of {}", tried.len());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_the_stop_loses_nothing_at_all() {
+    let script = Script::of(&Layers::make()).await;
+    let setup = script.setup();
+    let disk = Disk::mount(&setup.root());
+    let mirror = setup.start();
+    script.play(&mirror).await;
+    assert!(script.settled(&mirror.setup.root(), || false).await);
+    let (setup, status) = mirror.stop();
+    assert!(status.success(), "{status}");
+    disk.cut_power();
+    let mirror = setup.start();
+    script.all_is_held(&mirror).await;
+    drop(mirror);
+    drop(disk);
+}
+
 /// A disk of its own at a folder: ext4 in a file beside it.
 struct Disk {
     image: PathBuf,
@@ -99,13 +116,16 @@ impl Disk {
 
     /// Loses all that is not on the disk, and comes back as after a reboot.
     fn cut_power(&self) {
+        let unsynced = self.folder.join("unsynced");
+        std::fs::write(&unsynced, b"gone with the power").unwrap();
         let file = std::fs::File::open(&self.folder).unwrap();
         shut_down(&file);
-        let denied = std::fs::write(self.folder.join("proof"), b"").unwrap_err();
+        let denied = std::fs::write(self.folder.join("denied"), b"").unwrap_err();
         assert_eq!(denied.raw_os_error(), Some(EIO), "the power is still on: {denied}");
         drop(file);
         run("umount", &[self.folder.to_str().unwrap()]);
         self.attach();
+        assert!(!unsynced.exists(), "the disk lost nothing");
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tidegate::registry::Digest;
 
 use super::PATIENCE;
-use super::hub::{Fault, Host, Hub};
+use super::hub::{Fault, Host, Hub, Seen};
 use super::image::{self, Image, OCI};
 use super::mirror::{Mirror, Setup, files};
 use super::pull::{self, Answer};
@@ -59,7 +59,8 @@ where
             let script = Arc::new(Script::of(&layers).await);
             let mut hits = 0;
             for place in places {
-                // So that a failure can be seen to be that of a place.
+                // A failure stands behind its place.
+                eprintln!("at {place:?}");
                 let began = Instant::now();
                 let hit = tries(Arc::clone(&script), place.clone()).await;
                 eprintln!("{} after {:?}: {place:?}", if hit { "met" } else { "missed" }, began.elapsed());
@@ -96,6 +97,12 @@ impl Script {
     pub fn setup(&self) -> Setup {
         // The check of the store writes a file of its own every 10 s, which is no part of the story.
         Setup::of(&self.hub.url()).with("REGISTRY_HEALTH_STORAGEDRIVER_ENABLED", "false")
+    }
+
+    /// Where what the tag moves to is to be, below the root.
+    pub fn folder_of_second_manifest(&self) -> String {
+        let hex = self.second.digest.trim_start_matches("sha256:");
+        format!("docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2])
     }
 
     /// The whole life. Gives every answer, after a look at its bytes; the mirror may die meanwhile.
@@ -142,6 +149,15 @@ impl Script {
                 linked("_manifests/revisions", &image.digest)
                     && blobs(image).all(|blob| linked("_layers", blob))
             })
+    }
+
+    /// Another life costs the upstream no byte of a blob and no manifest.
+    pub async fn all_is_held(&self, mirror: &Mirror) {
+        self.hub.forget();
+        for answer in self.play(mirror).await {
+            assert!(answer.status == 200 && answer.whole, "{} {}", answer.status, answer.whole);
+        }
+        assert_eq!((self.hub.count(Seen::is_blob_transfer), self.hub.count(Seen::is_counted)), (0, 0));
     }
 
     /// What must hold for what a life left behind: on the disk, without the upstream, and with it.
