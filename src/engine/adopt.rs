@@ -83,6 +83,7 @@ impl Engine {
             flight.commit_front(open.identity.size);
             flight.verified();
             self.flights.remove(flight);
+            self.link_claimants(flight);
             return;
         }
         match hashed {

@@ -225,7 +225,7 @@ impl Engine {
     /// Whether another flight brought the blob after somebody had looked for it: then this one carries what that one
     /// stored, and nothing is fetched again. The row is readable before a flight leaves the table, so looking once it is
     /// boarded is enough.
-    pub(super) async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
+    pub(super) async fn landed_meanwhile(self: &Arc<Self>, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
         let row = self.index.blob(&digest);
         let Some(known) = row.as_ref().and_then(BlobRow::verified_identity) else { return false };
@@ -240,6 +240,7 @@ impl Engine {
         flight.commit_front(held.identity.size);
         flight.verified();
         self.flights.remove(flight);
+        self.link_claimants(flight);
         true
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use super::flight::Flight;
 use super::{Engine, Repository, blocking, manifest};
 use crate::index::{Batch, RepoKey};
 use crate::registry::{Digest, Manifest};
@@ -56,6 +57,11 @@ impl Engine {
             engine.write_layer_link(&repository, &digest).await;
             drop(permit);
         });
+    }
+
+    /// The same for all whom a flight gave a blob that is in the tree.
+    pub(super) fn link_claimants(self: &Arc<Self>, flight: &Flight) {
+        flight.claimants().iter().for_each(|claimant| self.link_layer(claimant, &flight.digest));
     }
 
     /// Writes the link of a blob that is in the tree.

@@ -239,7 +239,9 @@ impl Engine {
         let last = self.index.tag(&repository.key, tag).or(known);
         let moved = last.as_ref().is_none_or(|last| last.digest != head.digest);
         let held = self.is_held_manifest(&head.digest);
-        let before = last.filter(|_| !held).and_then(|last| self.before(&last, &head));
+        // One in memory alone is gone after a restart: until it is in the tree the past is of use.
+        let stored = self.is_stored_manifest(&head.digest);
+        let before = last.filter(|_| !stored).and_then(|last| self.before(&last, &head));
         let row = TagRow { before, ..head };
         let member = MemberRow { size: row.size, seen_ms: row.validated_ms };
         let batch = Batch::new()
@@ -253,9 +255,11 @@ impl Engine {
         row
     }
 
-    /// Where a tag pointed before: the newest manifest of its past that is held.
+    /// Where a tag pointed before: the newest manifest of its past that is in the tree, or if none is, in memory.
     fn before(&self, last: &TagRow, head: &TagRow) -> Option<Before> {
-        if last.digest != head.digest && self.is_held_manifest(&last.digest) {
+        let stored = self.is_stored_manifest(&last.digest);
+        let held = stored || last.before.is_none() && self.is_held_manifest(&last.digest);
+        if last.digest != head.digest && held {
             return Some(Before { digest: last.digest, validated_ms: last.validated_ms });
         }
         last.before

@@ -8,7 +8,9 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod pull;
+pub mod script;
 pub mod tls;
+pub mod trace;
 
 use std::time::Duration;
 

@@ -33,6 +33,13 @@ pub struct Mirror {
     pub address: String,
 }
 
+/// A mirror that ended before it listened.
+pub struct Ended {
+    pub setup: Setup,
+    pub status: ExitStatus,
+    pub log: Vec<String>,
+}
+
 /// Lines of an output, as they come.
 #[derive(Default)]
 pub struct Lines {
@@ -107,6 +114,12 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(self) -> Mirror {
+        self.try_start()
+            .unwrap_or_else(|ended| panic!("it ended before it listened:\n{}", ended.log.join("\n")))
+    }
+
+    /// The same for one that may end before it listens.
+    pub fn try_start(self) -> Result<Mirror, Ended> {
         let mut process = self
             .command()
             .stdin(Stdio::null())
@@ -116,7 +129,10 @@ impl Setup {
             .unwrap();
         let log = Lines::follow(process.stderr.take().unwrap());
         let access = Lines::follow(process.stdout.take().unwrap());
-        let line = log.wait_for(|line| line.contains("msg=\"listening on "));
+        let Some(line) = log.find(|line| line.contains("msg=\"listening on ")) else {
+            let status = process.wait().unwrap();
+            return Err(Ended { setup: self, status, log: log.all() });
+        };
         let address = line
             .split("listening on ")
             .nth(1)
@@ -124,7 +140,7 @@ impl Setup {
             .trim_end_matches(['"', '\n'])
             .trim_end_matches(", tls");
         let address = address.split('"').next().unwrap().trim_end_matches(", tls").to_owned();
-        Mirror { setup: self, process, log, access, address }
+        Ok(Mirror { setup: self, process, log, access, address })
     }
 }
 
@@ -196,6 +212,11 @@ impl Mirror {
         self.process.wait().unwrap()
     }
 
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
     /// Memory that no file backs, in bytes.
     pub fn anonymous_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -257,14 +278,22 @@ impl Lines {
     }
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.find(wanted).unwrap_or_else(|| panic!("the line never came; so far:\n{}", self.all().join("\n")))
+    }
+
+    /// Waits for a line; nothing if the output ends without it.
+    fn find(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.lines.lock().unwrap();
         loop {
             if let Some(line) = lines.0.iter().find(|line| wanted(line)) {
-                return line.clone();
+                return Some(line.clone());
+            }
+            if lines.1 {
+                return None;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!lines.1 && !left.is_zero(), "the line never came; so far:\n{}", lines.0.join("\n"));
+            assert!(!left.is_zero(), "the line never came; so far:\n{}", lines.0.join("\n"));
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
     }
