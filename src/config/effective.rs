@@ -43,6 +43,8 @@ impl Config {
         yaml.word(2, "segments", self.fill.segments);
         yaml.word(2, "lazy", self.fill.lazy);
         yaml.word(2, "stall", duration_text(self.fill.stall));
+        yaml.key(1, "admin");
+        yaml.text(2, "socket", &self.admin.socket.display().to_string());
         let access = match self.log.access {
             Some(AccessFormat::CombinedPlus) => "combined+",
             Some(AccessFormat::Json) => "json",

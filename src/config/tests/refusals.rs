@@ -55,7 +55,6 @@ fn what_this_version_does_not_have_is_refused() {
         "tls.dir",
         "acme.cafile",
         "cache.maxsize",
-        "admin.socket",
         "debug.allow",
     ] {
         let (group, name) = key.split_once('.').unwrap();
