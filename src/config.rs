@@ -68,6 +68,8 @@ pub struct Config {
     pub fill: Fill,
     /// `tidegate.cache.*` and `proxy.ttl`.
     pub cache: Cache,
+    /// `tidegate.admin.*`.
+    pub admin: Admin,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -84,17 +86,20 @@ impl Config {
         let (file, mut root) = file::read_chosen(file, default_paths, &mut report);
         environment::apply(&mut root, &inputs.variables, &mut report);
         compat::check(&mut root, &mut report);
-        let config = Self::read(file, &mut Reader::new(&root, &mut report));
+        let places = sections::Places::of(&inputs.variables);
+        let config = Self::read(file, &mut Reader::new(&root, &mut report), &places);
         let warnings = report.finish()?;
         Ok(Self { warnings, ..config })
     }
 
-    fn read(file: Option<PathBuf>, reader: &mut Reader<'_>) -> Self {
+    fn read(file: Option<PathBuf>, reader: &mut Reader<'_>, places: &sections::Places) -> Self {
+        let storage = sections::storage(reader);
         Self {
             file,
             log: sections::log(reader),
             http: sections::http(reader),
-            storage: sections::storage(reader),
+            admin: sections::admin(reader, places, &storage),
+            storage,
             proxy: sections::proxy(reader),
             health: sections::health(reader),
             catalog_max: sections::page(reader, "catalog.maxentries"),
@@ -105,6 +110,15 @@ impl Config {
             warnings: Vec::new(),
         }
     }
+}
+
+/// `tidegate.admin.*`: where the commands of an operator go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Whether the group of the process may use it too: that of its unit.
+    pub group: bool,
 }
 
 /// `tidegate.fill.*`: how blobs are fetched.

@@ -12,7 +12,7 @@ use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
-use crate::edge::{Console, Edge, Role, Site, SiteParts};
+use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
@@ -85,7 +85,7 @@ async fn serve(
     introduce(config, &root, index.backend());
     let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
-    let engine = Engine::new(parts(config, inputs, store, index, Arc::clone(&metrics))?);
+    let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
     let site = Site::new(SiteParts {
@@ -115,6 +115,7 @@ async fn serve(
         };
         open_console(debug, console, &drain, &metrics)?;
     }
+    open_admin(config, &engine, &drain, &metrics);
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
     let housekeeping = tokio::spawn({
@@ -138,13 +139,14 @@ async fn serve(
     Ok(())
 }
 
-fn parts(
+/// The engine of a configuration. Talks to nobody yet.
+pub(super) fn engine(
     config: &Config,
     inputs: &Inputs,
     store: Store,
     index: Index,
     metrics: Arc<Metrics>,
-) -> Result<Parts, String> {
+) -> Result<Arc<Engine>, String> {
     let proxy = &config.proxy;
     let upstream = Upstream::new(&Setup {
         url: proxy.remoteurl.clone(),
@@ -177,7 +179,7 @@ fn parts(
     let transfers_max = usize::try_from(config.fill.concurrent.min(config.fill.per_upstream)).unwrap_or(1);
     let scrub =
         scrub::Rules { period: config.cache.scrub, bytes_per_second: config.cache.scrub_bytes_per_second };
-    Ok(Parts {
+    Ok(Engine::new(Parts {
         upstream,
         store,
         index,
@@ -190,7 +192,7 @@ fn parts(
         cache,
         tags_max,
         metrics,
-    })
+    }))
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.
@@ -268,6 +270,23 @@ fn open_console(
     let edge = Edge { listener, tls: None, role, drain, metrics, connections_max: CONSOLE_CONNECTIONS_MAX };
     tokio::spawn(edge.run());
     Ok(())
+}
+
+/// The socket of an operator. A mirror serves without it too.
+fn open_admin(config: &Config, engine: &Arc<Engine>, drain: &Drain, metrics: &Arc<Metrics>) {
+    match Listener::bind_private(&config.admin.socket, config.admin.group) {
+        Ok(listener) => {
+            tracing::debug!("commands of an operator are taken on {listener}");
+            let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine) }));
+            let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
+            let connections_max = CONSOLE_CONNECTIONS_MAX;
+            tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());
+        }
+        Err(reason) => tracing::warn!(
+            reason,
+            "no commands of an operator are taken; tidegate.admin.socket (TIDEGATE_ADMIN_SOCKET) can name another place"
+        ),
+    }
 }
 
 /// In the background: the start never needs the upstream.

@@ -53,6 +53,8 @@ impl Config {
         yaml.word(2, "minfree", share_text(self.cache.min_free));
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
+        yaml.key(1, "admin");
+        yaml.text(2, "socket", &self.admin.socket.display().to_string());
         let access = match self.log.access {
             Some(AccessFormat::CombinedPlus) => "combined+",
             Some(AccessFormat::Json) => "json",

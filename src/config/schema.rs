@@ -269,7 +269,7 @@ const TIDEGATE: &[Field] = &[
     refused("edge", LATER, REMOVE),
     refused("tls", LATER, REMOVE),
     refused("acme", LATER, REMOVE),
-    refused("admin", LATER, REMOVE),
+    used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
 ];
 

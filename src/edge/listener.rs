@@ -1,8 +1,10 @@
 //! Listeners: one address, all addresses, or a Unix socket.
 
 use std::fmt;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +36,20 @@ impl Listener {
             Listen::Unix(path) => unix(path).map(|listener| Self::Unix(listener, path.clone())),
         };
         bound.map_err(|error| format!("can't listen on {}: {error}{}", shown(listen), advice(&error)))
+    }
+
+    /// Binds a Unix socket for its owner, and for its group if that is wanted; its folder is made if it is missing.
+    pub fn bind_private(path: &Path, group: bool) -> Result<Self, String> {
+        let bind = || {
+            if let Some(folder) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+            }
+            let listener = unix(path)?;
+            let mode = if group { 0o660 } else { 0o600 };
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+            Ok(Self::Unix(listener, path.to_owned()))
+        };
+        bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
     }
 
     /// The next connection and the peer's address without its port. `None`: it was gone before it was here, or the

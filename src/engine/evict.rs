@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
 
+use serde::Serialize;
+
 use super::budget::ROOM_WAIT;
 use super::budget::room::{Aim, Need};
 use super::{Engine, blocking, recent::Recent};
@@ -87,7 +89,7 @@ impl Default for Evictor {
 }
 
 /// What went, or would go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct EvictReport {
     /// How many blobs and manifests.
     pub blobs: u64,

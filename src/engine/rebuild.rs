@@ -12,6 +12,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::adopt::{CHILDREN_ADOPTED_MAX, read_child};
 use super::{Engine, Repository, blocking, manifest};
 use crate::index::scan::Cursor;
@@ -39,7 +41,7 @@ const ROWS_AHEAD_MAX: usize = 65_536;
 const REST: u32 = 4;
 
 /// What a walk found and did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
     /// Repositories in the tree.
     pub repositories: usize,
@@ -62,7 +64,7 @@ pub struct Rebuilt {
 }
 
 /// What a comparison of index and tree found. It changes nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Comparison {
     /// Rows of blobs.
     pub rows: usize,

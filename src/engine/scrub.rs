@@ -10,6 +10,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::pace::{Pace, is_due};
 use super::rescue::Damage;
 use super::{Engine, blocking};
@@ -48,7 +50,7 @@ pub struct Rules {
 }
 
 /// What a pass found and did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Scrubbed {
     /// Blobs that were read whole and are right.
     pub checked: usize,

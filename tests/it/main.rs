@@ -23,6 +23,7 @@ mod fills;
 mod flights;
 mod limits;
 mod model;
+mod operate;
 mod reach;
 mod service;
 mod smoke;

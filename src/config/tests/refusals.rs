@@ -54,7 +54,6 @@ fn what_this_version_does_not_have_is_refused() {
         "edge.perclient",
         "tls.dir",
         "acme.cafile",
-        "admin.socket",
         "debug.allow",
     ] {
         let (group, name) = key.split_once('.').unwrap();

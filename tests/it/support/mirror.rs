@@ -58,6 +58,8 @@ impl Setup {
         let config = setup.config().display().to_string();
         let setup =
             setup.with("REGISTRY_PROXY_REMOTEURL", upstream).with("REGISTRY_HTTP_ADDR", "127.0.0.1:0");
+        let socket = setup.root.path().join("admin.sock").display().to_string();
+        let setup = setup.with("TIDEGATE_ADMIN_SOCKET", &socket);
         setup.with("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &path).arguments(&["serve", &config])
     }
 
