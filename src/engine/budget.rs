@@ -11,13 +11,14 @@ pub mod readers;
 pub mod room;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use super::{Engine, blocking};
 use crate::config::Cache;
 use crate::store::OwnBytes;
+use crate::sys::clock;
 use crate::sys::files::{self, Space};
 use crate::sys::sync::lock;
 use readers::Readers;
@@ -63,6 +64,8 @@ struct Ledger {
     limits: Option<Limits>,
     /// Whether the blobs were counted.
     counted: bool,
+    /// Until then nothing more may go, so that nobody need wait for room.
+    full_until: Option<Instant>,
 }
 
 /// How far the making of room is.
@@ -191,9 +194,22 @@ impl Budget {
         self.passes.send_modify(|passes| passes.steps += 1);
     }
 
-    /// A pass has ended: what does not fit now will not before the next one.
-    pub fn pass_ends(&self, number: u64) {
+    /// A pass has ended: what does not fit now will not before the next one, which begins after a rest if this one could
+    /// not make all the room that is wanted.
+    pub fn pass_ends(&self, number: u64, rest: Option<Duration>) {
+        lock(&self.ledger).full_until = rest.map(|rest| clock::monotonic() + rest);
         self.passes.send_modify(|passes| passes.ended = passes.ended.max(number));
+    }
+
+    /// How long nothing more may go.
+    pub fn rest(&self) -> Option<Duration> {
+        let until = lock(&self.ledger).full_until?;
+        Some(until.saturating_duration_since(clock::monotonic()))
+    }
+
+    /// Whether it is known that no room can be made now.
+    fn is_full(&self) -> bool {
+        lock(&self.ledger).full_until.is_some_and(|until| clock::monotonic() < until)
     }
 
     fn try_reserve(self: &Arc<Self>, bytes: u64, space: &Space) -> Option<Reservation> {
@@ -281,6 +297,9 @@ impl Engine {
         if let Some(reservation) = self.try_reserve(bytes).await? {
             return Ok(reservation);
         }
+        if self.budget.is_full() {
+            return Err(OverBudget);
+        }
         let _waiting = Waiting::new(&self.budget, bytes);
         let mut passes = self.budget.passes.subscribe();
         // A pass that has begun already need not know of this one.
@@ -319,64 +338,5 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Share;
-
-    const SPACE: Space =
-        Space { total_bytes: 1 << 40, free_bytes: 1 << 39, total_inodes: 1000, free_inodes: 900 };
-    const MIB: u64 = 1 << 20;
-
-    fn budget(bytes_max: u64) -> Arc<Budget> {
-        let budget = Budget::new(Cache { max_size: Share::Bytes(bytes_max), ..Cache::default() });
-        budget.counted(0, 0, &Usage::default());
-        budget
-    }
-
-    #[test]
-    fn what_is_promised_and_what_is_used_is_never_over_the_budget() {
-        let budget = budget(10 * MIB);
-        let first = budget.try_reserve(6 * MIB, &SPACE).unwrap();
-        assert!(budget.try_reserve(5 * MIB, &SPACE).is_none());
-        let second = budget.try_reserve(3 * MIB, &SPACE).unwrap();
-        drop(second);
-        first.keep(5 * MIB);
-        assert_eq!(budget.usage(), Usage { large: 5 * MIB, ..Usage::default() });
-        assert!(budget.try_reserve(4 * MIB, &SPACE).is_some());
-        assert!(budget.try_reserve(5 * MIB, &SPACE).is_none());
-        budget.freed(5 * MIB);
-        assert_eq!(budget.usage().total(), 0);
-        assert!(budget.try_reserve(9 * MIB, &SPACE).is_some());
-    }
-
-    #[test]
-    fn nothing_is_promised_before_it_was_counted() {
-        let budget = Budget::new(Cache::default());
-        assert!(budget.try_reserve(1, &SPACE).is_none());
-        assert!(budget.could_fit(1, &SPACE, OwnBytes::default()));
-    }
-
-    #[test]
-    fn a_count_keeps_what_changed_meanwhile() {
-        let budget = budget(100 * MIB);
-        budget.found(10 * MIB);
-        let before = budget.usage();
-        budget.found(3 * MIB);
-        budget.freed(MIB / 2);
-        budget.found(MIB / 2);
-        budget.counted(0, 12 * MIB, &before);
-        assert_eq!((budget.usage().large, budget.usage().small), (15 * MIB, MIB / 2));
-        assert_eq!(lock(&budget.ledger).waiting, 0);
-    }
-
-    #[test]
-    fn what_lies_unfinished_counts_once() {
-        let budget = budget(100 * MIB);
-        let reservation = budget.try_reserve(10 * MIB, &SPACE).unwrap();
-        let measured = OwnBytes { partials: 4 * MIB, other: MIB };
-        budget.need(&SPACE, measured, Aim::Watch);
-        assert_eq!(budget.usage().total(), 11 * MIB);
-        drop(reservation);
-        assert_eq!(budget.usage().total(), 5 * MIB);
-    }
-}
+#[path = "budget/tests.rs"]
+mod tests;

@@ -41,6 +41,13 @@ const GROUP_BLOBS_MAX: usize = 100;
 /// The pause.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a pass that could not make all the room is not repeated, in times of what it took: a scan of millions of rows
+/// in vain must not follow upon another.
+const REST_TIMES: u32 = 4;
+
+/// Longest such rest.
+const REST_MAX: Duration = Duration::from_secs(30);
+
 /// Most rounds of one pass. Another one follows when somebody wants room, or a minute later.
 const ROUNDS_MAX: usize = 16;
 
@@ -136,7 +143,7 @@ impl Engine {
                 looked = Some(now);
             }
             self.make_room(Aim::Watch, due).await;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.budget.rest().unwrap_or(PAUSE)).await;
             let _ = tokio::time::timeout(every, self.budget.wanted()).await;
         }
     }
@@ -177,9 +184,11 @@ impl Engine {
     /// One pass.
     async fn make_room(self: &Arc<Self>, aim: Aim, idle: bool) -> EvictReport {
         let _turn = self.evictor.turn.lock().await;
-        let number = self.budget.pass_begins();
+        let (number, began) = (self.budget.pass_begins(), clock::monotonic());
         let report = self.rounds(aim, idle).await;
-        self.budget.pass_ends(number);
+        let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        let took = clock::monotonic().saturating_duration_since(began);
+        self.budget.pass_ends(number, is_short.then(|| (took * REST_TIMES).clamp(PAUSE, REST_MAX)));
         if report.blobs > 0 {
             tracing::info!(blobs = report.blobs, bytes = report.bytes, "made room");
         }

@@ -103,6 +103,8 @@ impl Engine {
         let (engine, decided_ms) = (Arc::clone(self), clock::unix_ms());
         let forgotten = blocking(move || {
             units.iter_mut().for_each(|unit| engine.forget(unit));
+            // Taken from the end: what came first took the manifests of those after it along, and has to go first.
+            units.reverse();
             units
         });
         let Ok(mut units) = forgotten.await else { return EvictReport::default() };
@@ -148,8 +150,8 @@ impl Engine {
     fn children(&self, digest: &Digest) -> Vec<Digest> {
         let held = manifest::read(&self.store, digest).ok().flatten();
         let parsed = held.and_then(|(bytes, _)| Manifest::parse(&bytes, None).ok());
-        parsed
-            .map_or_else(Vec::new, |manifest| manifest.descriptors.iter().map(|named| named.digest).collect())
+        let named = parsed.into_iter().flat_map(|manifest| manifest.descriptors);
+        named.filter(|named| named.role.is_vouched_for()).map(|named| named.digest).collect()
     }
 
     /// Removes links and files, unless somebody came for them meanwhile: then the rows come back.
