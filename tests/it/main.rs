@@ -19,6 +19,7 @@ mod documents;
 mod flights;
 mod limits;
 mod reach;
+mod rot;
 mod service;
 mod smoke;
 mod tags;
