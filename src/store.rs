@@ -248,14 +248,19 @@ impl Store {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
         partial.sync()?;
+        let before = files::state(&partial.file())?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
         self.name(partial, digest, &target, &folder)?;
         for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }
-        // Taken after the rename, which changes the ctime.
-        files::identity(&partial.file())
+        // Taken after the rename, which changes the ctime. Whoever wrote into it meanwhile changed its time of modification.
+        let after = files::state(&partial.file())?;
+        if (after.mtime_ns, after.identity.size) != (before.mtime_ns, before.identity.size) {
+            return Err(io::Error::other("the file was changed while it was published"));
+        }
+        Ok(after.identity)
     }
 
     /// Puts a partial in its place, whatever is there.

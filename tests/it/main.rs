@@ -25,6 +25,7 @@ mod limits;
 mod model;
 mod operate;
 mod reach;
+mod rot;
 mod service;
 mod smoke;
 mod tags;

@@ -69,6 +69,17 @@ fn what_this_version_does_not_have_is_refused() {
 }
 
 #[test]
+fn a_scrub_that_reads_nothing_is_refused() {
+    check("tidegate: {cache: {scrubrate: 0}}", "tidegate.cache.scrubrate", "nothing would ever be read");
+    check("tidegate: {cache: {scrubrate: fast}}", "tidegate.cache.scrubrate", "no number of bytes");
+    check("tidegate: {cache: {scrub: 30d}}", "tidegate.cache.scrub", "no duration");
+    let cache = from_yaml("tidegate: {cache: {scrub: 0s, scrubrate: 1.5 mib}}").unwrap().cache;
+    assert_eq!((cache.scrub, cache.scrub_bytes_per_second), (std::time::Duration::ZERO, 3 << 19));
+    let cache = from_yaml("").unwrap().cache;
+    assert_eq!((cache.scrub.as_secs(), cache.scrub_bytes_per_second), (30 * 24 * 3600, 16 << 20));
+}
+
+#[test]
 fn unknown_keys_of_ours_are_refused() {
     check("tidegate: {tag: {fresh: 1s}}", "tidegate.tag", "no such key");
     check("tidegate: {tags: {Fresh: 1s}}", "tidegate.tags.Fresh", "no such key");
