@@ -74,6 +74,8 @@ pub enum Unfinished {
     OfEarlierProcesses,
     /// Later on, those that nothing was written to for a day.
     Old,
+    /// When room is short, all that nobody writes to now.
+    Unused,
 }
 
 /// Whom the links of a volume belong to: what one account may see at one upstream says nothing about another.
@@ -230,6 +232,8 @@ impl Store {
             let path = entry.path();
             let wanted = match unfinished {
                 Unfinished::OfEarlierProcesses => partial::is_kept(&path) && !is_old(&path, now),
+                // The names of others say nothing of who writes to them: they are of a moment.
+                Unfinished::Unused => partial::digest_of(&path).is_none_or(|digest| self.alive.has(&digest)),
                 Unfinished::Old => {
                     partial::digest_of(&path).is_some_and(|digest| self.alive.has(&digest))
                         || !is_old(&path, now)

@@ -255,6 +255,8 @@ impl Engine {
         let digest = passenger.flight.digest;
         match passenger.flight.opened(&repository.key).await {
             Ok(size) => {
+                let passing = outcome == Outcome::Miss && passenger.flight.is_passing();
+                let outcome = if passing { Outcome::Bypass } else { outcome };
                 let source = Source::Flight(passenger, Rescue::new(self, repository, &digest, size));
                 Ok(BlobAnswer { outcome, digest, size, source: Some(source) })
             }

@@ -29,6 +29,7 @@ use super::budget::room::{Aim, Need};
 use super::{Engine, blocking, recent::Recent};
 use crate::index::heat;
 use crate::registry::Digest;
+use crate::store::Unfinished;
 use crate::sys::{clock, files};
 use crate::upstream::AccountState;
 use plan::Terms;
@@ -185,6 +186,7 @@ impl Engine {
     async fn make_room(self: &Arc<Self>, aim: Aim, idle: bool) -> EvictReport {
         let _turn = self.evictor.turn.lock().await;
         let (number, began) = (self.budget.pass_begins(), clock::monotonic());
+        self.drop_unfinished(aim).await;
         let report = self.rounds(aim, idle).await;
         let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
         let took = clock::monotonic().saturating_duration_since(began);
@@ -193,6 +195,16 @@ impl Engine {
             tracing::info!(blobs = report.blobs, bytes = report.bytes, "made room");
         }
         report
+    }
+
+    /// What nobody fills any more goes first if there is too little room, else when it is a day old.
+    async fn drop_unfinished(&self, aim: Aim) {
+        let short = self.need(aim).await.is_some_and(|need| !need.is_nothing());
+        let unfinished = if short { Unfinished::Unused } else { Unfinished::Old };
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.sweep(clock::now(), unfinished)).await {
+            tracing::warn!(%error, "unfinished downloads could not be looked through");
+        }
     }
 
     async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> EvictReport {

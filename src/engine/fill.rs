@@ -189,6 +189,7 @@ impl Fill {
         }
         let Begun { partial, left } = begun.map_err(disk)?;
         if !lasting {
+            self.flight.pass();
             tracing::info!(digest = %self.flight.digest, "the budget has no room for a blob; it is served and not kept");
         }
         let room = Arc::new(tokio::sync::Mutex::new(room));

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub struct Flight {
     claimants: Mutex<Claimants>,
     seats: Mutex<Seats>,
     moved: Notify,
+    /// Whether what it brings is given out and not kept.
+    passing: AtomicBool,
     /// The file of the tree that is carried, if it is not a partial of ours.
     suspect: OnceLock<(Arc<File>, Witness)>,
 }
@@ -142,6 +145,7 @@ impl Flight {
             claimants: Mutex::new(claimants),
             seats: Mutex::new(seats),
             moved: Notify::new(),
+            passing: AtomicBool::new(false),
             suspect: OnceLock::new(),
         }
     }
@@ -169,6 +173,16 @@ impl Flight {
     pub fn empty_since(&self) -> Option<Instant> {
         let seats = lock(&self.seats);
         seats.wants.is_empty().then_some(seats.empty_since)
+    }
+
+    /// What it brings will not be kept.
+    pub fn pass(&self) {
+        self.passing.store(true, Ordering::Release);
+    }
+
+    /// Whether what it brings is not kept, as far as that is known.
+    pub fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::Acquire)
     }
 
     /// Waits until a reader came to where there is nothing, or left.

@@ -117,12 +117,18 @@ fn an_old_one_is_removed_and_so_is_what_nobody_knows() {
     let begun = store.begin(&digest, Some(8 * MIB)).unwrap();
     let tomorrow = clock::now() + Duration::from_secs(25 * 3600);
     store.sweep(tomorrow, Unfinished::Old);
+    store.sweep(tomorrow, Unfinished::Unused);
     assert_eq!(partials(root.path()), 2, "it is in use");
     drop(begun);
     store.sweep(clock::now(), Unfinished::Old);
     assert_eq!(partials(root.path()), 2, "it is young");
     store.sweep(tomorrow, Unfinished::Old);
     assert_eq!(partials(root.path()), 0);
+    drop(store);
+    leave(root.path(), &content, 6 * MIB);
+    let store = self::store(root.path());
+    store.sweep(clock::now(), Unfinished::Unused);
+    assert_eq!(partials(root.path()), 0, "room is short");
 }
 
 #[test]
