@@ -209,7 +209,9 @@ impl Engine {
         digest: &Digest,
         member: Option<MemberRow>,
     ) -> Result<BlobAnswer, Denial> {
-        let flying = member.and_then(|_| self.flights.find(digest)).and_then(|flight| flight.total());
+        let flight = self.flights.find(digest);
+        let granted = flight.filter(|flight| member.is_some() || flight.flies_for(&repository.key));
+        let flying = granted.and_then(|flight| flight.total());
         let (size, outcome) = match flying {
             Some(size) => (Some(size), Outcome::Collapsed),
             None => {

@@ -258,6 +258,12 @@ impl Flight {
         claimants.denied.iter().find(|(denied, _)| denied == repository).map(|(_, denial)| Arc::clone(denial))
     }
 
+    /// Whether a repository is among those that it flies for. Once the length is known, the upstream has granted it to
+    /// the first of them, and the others came with a right of their own.
+    pub fn flies_for(&self, repository: &RepoKey) -> bool {
+        lock(&self.claimants).waiting.iter().any(|waiting| waiting.key == *repository)
+    }
+
     /// Everybody who asked and was not turned away.
     pub fn claimants(&self) -> Vec<Repository> {
         lock(&self.claimants).waiting.clone()

@@ -83,6 +83,11 @@ impl Rules {
         }
     }
 
+    /// The upstream took as long as a mirror waits: on a busy machine that is trouble, too.
+    pub fn slow(&mut self) {
+        self.shaken = true;
+    }
+
     pub fn has_trouble(&self) -> bool {
         self.trouble.is_some()
     }

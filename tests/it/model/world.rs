@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use serde_json::json;
+use tidegate::engine::freshness::CONFIRMATION_WAIT;
 use tokio::task::block_in_place;
 
 use super::Tally;
@@ -144,7 +146,11 @@ impl World {
 
     async fn tag(&mut self, verb: Verb, place: Place) -> Result<Option<String>, String> {
         let path = format!("/v2/{}/manifests/{}", place.repository, place.tag);
+        let began = Instant::now();
         let answer = pull::finish(self.send(verb, &path, None).await?).await;
+        if began.elapsed() >= CONFIRMATION_WAIT {
+            self.rules.slow();
+        }
         self.tell(&answer);
         self.rules.tag(place, verb, &answer)
     }
