@@ -41,7 +41,7 @@ async fn kill_9_at_any_system_call_loses_nothing_that_was_published() {
     let layers = Layers::make();
     let all = trace::points_of(&layers).await;
     let most = if is_long() { all.len() } else { KILLS };
-    let tried = trace::sample(&all, most);
+    let tried = trace::sample(&all, most, |point| point);
     let hits = script::in_lanes(&layers, &tried, |script, point| async move {
         let setup = script.setup();
         let hit = killed(&script, setup.clone(), &point).await;
@@ -59,7 +59,7 @@ async fn a_power_cut_at_any_system_call_loses_nothing_that_was_published() {
     let layers = Layers::make();
     let all = trace::points_of(&layers).await;
     let most = if is_long() { all.len() } else { POWER_CUTS };
-    let tried = trace::sample(&all, most);
+    let tried = trace::sample(&all, most, |point| point);
     let hits = script::in_lanes(&layers, &tried, |script, point| async move {
         let setup = script.setup();
         let disk = Disk::mount(&setup.root());

@@ -35,7 +35,6 @@ pub struct Mirror {
 
 /// A mirror that ended before it listened.
 pub struct Ended {
-    pub setup: Setup,
     pub status: ExitStatus,
     pub log: Vec<String>,
 }
@@ -131,7 +130,7 @@ impl Setup {
         let access = Lines::follow(process.stdout.take().unwrap());
         let Some(line) = log.find(|line| line.contains("msg=\"listening on ")) else {
             let status = process.wait().unwrap();
-            return Err(Ended { setup: self, status, log: log.all() });
+            return Err(Ended { status, log: log.all() });
         };
         let address = line
             .split("listening on ")
