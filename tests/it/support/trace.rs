@@ -1,6 +1,6 @@
 //! The system calls of a mirror that change what is on the disk, and faults at any one of them, by `strace`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use super::mirror::Setup;
@@ -88,10 +88,22 @@ fn points(setup: &Setup) -> Vec<Point> {
     found
 }
 
-/// At most so many of them, spread over all.
-pub fn sample<P: Clone>(points: &[P], most: usize) -> Vec<P> {
-    let number = most.min(points.len());
-    (0..number).map(|at| points[at * points.len() / number].clone()).collect()
+/// At most so many of them: of each call as many as of any other, as far as there are, and those spread over the life.
+pub fn sample<P: Clone>(points: &[P], most: usize, point: impl Fn(&P) -> &Point) -> Vec<P> {
+    let mut calls: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, one) in points.iter().enumerate() {
+        calls.entry(&point(one).call).or_default().push(at);
+    }
+    let mut calls: Vec<_> = calls.into_values().collect();
+    calls.sort_by_key(Vec::len);
+    let (mut left, mut taken) = (most, Vec::new());
+    for (before, places) in calls.iter().enumerate() {
+        let number = places.len().min(left / (calls.len() - before));
+        taken.extend((0..number).map(|nth| places[nth * places.len() / number]));
+        left -= number;
+    }
+    taken.sort_unstable();
+    taken.into_iter().map(|at| points[at].clone()).collect()
 }
 
 /// The thread, the call and its arguments.
