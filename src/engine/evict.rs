@@ -309,3 +309,7 @@ impl EvictReport {
         self.bytes += other.bytes;
     }
 }
+
+#[cfg(test)]
+#[path = "evict/tests.rs"]
+mod tests;
