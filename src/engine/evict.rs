@@ -323,3 +323,7 @@ impl EvictReport {
         self.bytes += other.bytes;
     }
 }
+
+#[cfg(test)]
+#[path = "evict/tests.rs"]
+mod tests;

@@ -134,7 +134,7 @@ impl Engine {
     }
 
     /// Takes the rows out of the index.
-    fn forget(&self, unit: &mut Unit) {
+    pub(super) fn forget(&self, unit: &mut Unit) {
         let mut batch = Batch::new();
         for (digest, row) in &unit.members {
             batch = batch.remove_blob(*digest);
@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// Removes links and files, unless somebody came for them meanwhile: then the rows come back.
-    fn remove_unit(&self, unit: &Unit, decided_ms: u64) -> EvictReport {
+    pub(super) fn remove_unit(&self, unit: &Unit, decided_ms: u64) -> EvictReport {
         // Nobody writes a link to a manifest between the look and its end.
         let _turn = lock(&self.tag_links);
         if self.is_used(unit) || unit.digests().any(|digest| self.came_back(&digest)) {
