@@ -10,6 +10,7 @@
 //!
 //! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
 
+pub mod compare;
 pub mod deliver;
 pub mod fault;
 pub mod flight;

@@ -158,24 +158,40 @@ impl Engine {
     /// What an index of a repository names belongs to that repository, and so does what its children name; of those
     /// that are here already, fetched for another repository or by another program, this says so.
     pub(super) async fn adopt_children(&self, repository: &Repository, index: &Manifest) {
-        let children = index.descriptors.iter().filter(|named| named.role == Role::Child);
-        let children: Vec<_> = children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect();
+        let children = children_of(index);
         if children.is_empty() {
             return;
         }
         let store = Arc::clone(&self.store);
-        let found = blocking(move || {
-            children.iter().filter_map(|child| read_child(&store, child)).collect::<Vec<_>>()
-        });
-        for (child, manifest, identity) in found.await.unwrap_or_default() {
+        let found = blocking(move || read_all(&store, &children)).await.unwrap_or_default();
+        self.take_in_children(repository, found);
+    }
+
+    /// The same on the blocking pool.
+    pub(super) fn adopt_children_here(&self, repository: &Repository, index: &Manifest) {
+        self.take_in_children(repository, read_all(&self.store, &children_of(index)));
+    }
+
+    fn take_in_children(&self, repository: &Repository, found: Vec<(Held, Manifest, files::Identity)>) {
+        for (child, manifest, identity) in found {
             let mut batch = self.membership(repository, child.digest, identity.size, &manifest);
-            if self.index.blob(&child.digest).is_none() {
+            // A row that a walk made of a file says nothing of how the blob came.
+            if self.index.blob(&child.digest).is_none_or(|row| row.adopted && row.verified_ms.is_none()) {
                 batch = batch
                     .put_blob(child.digest, BlobRow { adopted: true, ..manifest::row(&child, identity) });
             }
             self.index.apply(batch);
         }
     }
+}
+
+fn children_of(index: &Manifest) -> Vec<Digest> {
+    let children = index.descriptors.iter().filter(|named| named.role == Role::Child);
+    children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect()
+}
+
+fn read_all(store: &Store, children: &[Digest]) -> Vec<(Held, Manifest, files::Identity)> {
+    children.iter().filter_map(|child| read_child(store, child)).collect()
 }
 
 /// A manifest of the tree, checked, and what it says.

@@ -1,4 +1,4 @@
-//! The index from the tree, and the two compared.
+//! The index from the tree.
 //!
 //! The index is a cache of the tree. One that starts empty (it was lost, set aside, or the volume is another program's) is
 //! filled by a walk while requests are served: all blobs as rows that nobody verified, manifests by the links of their
@@ -23,7 +23,7 @@ use crate::sys::files::Identity;
 const REPOSITORIES_MAX: usize = 100_000;
 
 /// Blobs looked at in one step on the blocking pool: about 10 ms of a warm disk.
-const STEP_BLOBS: usize = 1_024;
+pub(super) const STEP_BLOBS: usize = 1_024;
 
 /// Manifests read in one step: about 10 ms.
 const STEP_MANIFESTS: usize = 64;
@@ -54,27 +54,6 @@ pub struct Rebuilt {
     pub changed: usize,
     /// Rows that led to no file, and were removed.
     pub removed: usize,
-    /// Folders and files that could not be read.
-    pub unreadable: usize,
-}
-
-/// What a comparison of index and tree found. It changes nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// Rows of blobs.
-    pub rows: usize,
-    /// Rows that nobody verified yet.
-    pub unverified: usize,
-    /// Rows that lead to no file.
-    pub without_file: usize,
-    /// Rows whose file is another one than they say.
-    pub changed: usize,
-    /// Blobs in the tree.
-    pub files: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Blobs in the tree without a row.
-    pub without_row: usize,
     /// Folders and files that could not be read.
     pub unreadable: usize,
 }
@@ -192,6 +171,8 @@ impl Engine {
                 Some(known) => BlobRow { adopted: known.adopted, created_ms: known.created_ms, ..fresh },
                 None => fresh,
             };
+            // Children first: whoever finds this row takes them for known.
+            self.adopt_children_here(repository, &manifest);
             self.index.apply(own.put_blob(*digest, row));
             taken += 1;
         }
@@ -212,7 +193,7 @@ impl Engine {
         taken
     }
 
-    async fn digests_in(self: &Arc<Self>, shard: Shard) -> Option<Vec<Digest>> {
+    pub(super) async fn digests_in(self: &Arc<Self>, shard: Shard) -> Option<Vec<Digest>> {
         let store = Arc::clone(&self.store);
         let listed = blocking(move || store.digests_in(shard)).await.and_then(|result| result);
         listed.inspect_err(|error| tracing::warn!(%error, "a folder of blobs can't be read")).ok()
@@ -289,62 +270,6 @@ impl Engine {
     fn is_dangling(&self, digest: &Digest, row: &BlobRow) -> bool {
         matches!(self.store.identity_of(digest), Ok(None)) && self.index.blob(digest).as_ref() == Some(row)
     }
-
-    /// Compares index and tree, and changes nothing. What is fetched or removed meanwhile may show as a difference.
-    pub async fn verify_index(self: &Arc<Self>) -> Comparison {
-        let mut found = Comparison::default();
-        let mut after = None;
-        while let Some(last) = self.compare_rows(after, &mut found).await {
-            after = Some(last);
-        }
-        for shard in Shard::all() {
-            let digests = self.digests_in(shard).await.unwrap_or_else(|| {
-                found.unreadable += 1;
-                Vec::new()
-            });
-            for step in digests.chunks(STEP_BLOBS) {
-                self.compare_files(step.to_vec(), &mut found).await;
-            }
-        }
-        found
-    }
-
-    /// Compares some rows with their files; gives the last of them.
-    async fn compare_rows(self: &Arc<Self>, after: Option<Digest>, found: &mut Comparison) -> Option<Digest> {
-        let engine = Arc::clone(self);
-        let compared = rested(move || {
-            let rows = engine.index.blobs(after.as_ref(), STEP_BLOBS);
-            let files: Vec<_> = rows.iter().map(|(digest, _)| engine.store.identity_of(digest)).collect();
-            (rows, files)
-        });
-        let (rows, files) = compared.await;
-        for ((_, row), file) in rows.iter().zip(files) {
-            found.rows += 1;
-            found.unverified += usize::from(row.verified_ms.is_none());
-            match file {
-                Ok(None) => found.without_file += 1,
-                Ok(file) => found.changed += usize::from(file != row.identity),
-                Err(_) => found.unreadable += 1,
-            }
-        }
-        rows.last().map(|(digest, _)| *digest)
-    }
-
-    async fn compare_files(self: &Arc<Self>, digests: Vec<Digest>, found: &mut Comparison) {
-        let engine = Arc::clone(self);
-        let files = rested(move || {
-            let files = digests.iter().filter_map(|digest| {
-                let identity = engine.store.identity_of(digest).ok().flatten()?;
-                Some((identity.size, engine.index.blob(digest).is_some()))
-            });
-            files.collect::<Vec<_>>()
-        });
-        for (size, known) in files.await {
-            found.files += 1;
-            found.bytes += size;
-            found.without_row += usize::from(!known);
-        }
-    }
 }
 
 /// The row of a file that was found in the tree.
@@ -361,7 +286,7 @@ fn unverified_row(identity: Identity) -> BlobRow {
 }
 
 /// Does a step on the blocking pool, and then nothing for a while. A step that panics has found nothing.
-async fn rested<T: Default + Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn rested<T: Default + Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> T {
     let began = clock::monotonic();
     let done = blocking(step).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a step of a walk failed");
