@@ -11,6 +11,7 @@
 //! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
 
 pub mod budget;
+pub mod compare;
 pub mod deliver;
 pub mod evict;
 pub mod fault;

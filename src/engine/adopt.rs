@@ -26,7 +26,7 @@ const VERIFIED_FIRST_BYTES_MAX: u64 = 1024 * 1024;
 const STEP_BYTES: usize = 1024 * 1024;
 
 /// Most children of an adopted index that are looked for at once; the others are found when they are asked for.
-pub(super) const CHILDREN_ADOPTED_MAX: usize = 64;
+const CHILDREN_ADOPTED_MAX: usize = 64;
 
 impl Engine {
     /// Verifies a file of the tree, as a flight that readers can follow. Nothing but its hash condemns it: what a manifest
@@ -173,25 +173,41 @@ impl Engine {
     /// What an index of a repository names belongs to that repository, and so does what its children name; of those
     /// that are here already, fetched for another repository or by another program, this says so.
     pub(super) async fn adopt_children(&self, repository: &Repository, index: &Manifest) {
-        let children = index.descriptors.iter().filter(|named| named.role == Role::Child);
-        let children: Vec<_> = children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect();
+        let children = children_of(index);
         if children.is_empty() {
             return;
         }
         let store = Arc::clone(&self.store);
-        let found = blocking(move || {
-            children.iter().filter_map(|child| read_child(&store, child)).collect::<Vec<_>>()
-        });
-        for (child, manifest, identity) in found.await.unwrap_or_default() {
+        let found = blocking(move || read_all(&store, &children)).await.unwrap_or_default();
+        self.take_in_children(repository, found);
+    }
+
+    /// The same on the blocking pool.
+    pub(super) fn adopt_children_here(&self, repository: &Repository, index: &Manifest) {
+        self.take_in_children(repository, read_all(&self.store, &children_of(index)));
+    }
+
+    fn take_in_children(&self, repository: &Repository, found: Vec<(Held, Manifest, files::Identity)>) {
+        for (child, manifest, identity) in found {
             let mut batch = self.membership(repository, child.digest, identity.size, &manifest);
-            if self.index.blob(&child.digest).is_none() {
-                self.budget.found(identity.size);
+            // A row that a walk made of a file says nothing of how the blob came.
+            if self.index.blob(&child.digest).is_none_or(|row| row.adopted && row.verified_ms.is_none()) {
+                self.note_found(&child.digest, identity.size);
                 batch = batch
                     .put_blob(child.digest, BlobRow { adopted: true, ..manifest::row(&child, identity) });
             }
             self.index.apply(batch);
         }
     }
+}
+
+fn children_of(index: &Manifest) -> Vec<Digest> {
+    let children = index.descriptors.iter().filter(|named| named.role == Role::Child);
+    children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest).collect()
+}
+
+fn read_all(store: &Store, children: &[Digest]) -> Vec<(Held, Manifest, files::Identity)> {
+    children.iter().filter_map(|child| read_child(store, child)).collect()
 }
 
 /// A manifest of the tree, checked, and what it says.

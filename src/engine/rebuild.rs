@@ -1,4 +1,4 @@
-//! The index from the tree, and the two compared.
+//! The index from the tree.
 //!
 //! The index is a cache of the tree. One that starts empty (it was lost, set aside, or the volume is another program's) is
 //! filled by a walk while requests are served: all blobs as rows that nobody verified, manifests by the links of their
@@ -8,17 +8,14 @@
 //! A blob that we fetched ourselves before the index was lost counts as found in the volume from then on, since nothing
 //! tells it from others.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::adopt::{CHILDREN_ADOPTED_MAX, read_child};
+use super::adopt::read_child;
 use super::{Engine, Repository, blocking, manifest};
-use crate::index::scan::Cursor;
 use crate::index::{Batch, BlobKind, BlobRow, TagRow};
-use crate::registry::manifest::Role;
 use crate::registry::{Digest, RepositoryName, Tag};
 use crate::store::Shard;
 use crate::sys::clock;
@@ -28,7 +25,7 @@ use crate::sys::files::Identity;
 const REPOSITORIES_MAX: usize = 100_000;
 
 /// Blobs looked at in one step on the blocking pool: about 10 ms of a warm disk.
-const STEP_BLOBS: usize = 1_024;
+pub(super) const STEP_BLOBS: usize = 1_024;
 
 /// Manifests read in one step: about 10 ms.
 const STEP_MANIFESTS: usize = 64;
@@ -59,27 +56,6 @@ pub struct Rebuilt {
     pub changed: usize,
     /// Rows that led to no file, and were removed.
     pub removed: usize,
-    /// Folders and files that could not be read.
-    pub unreadable: usize,
-}
-
-/// What a comparison of index and tree found. It changes nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Comparison {
-    /// Rows of blobs.
-    pub rows: usize,
-    /// Rows that nobody verified yet.
-    pub unverified: usize,
-    /// Rows that lead to no file.
-    pub without_file: usize,
-    /// Rows whose file is another one than they say.
-    pub changed: usize,
-    /// Blobs in the tree.
-    pub files: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Blobs in the tree without a row.
-    pub without_row: usize,
     /// Folders and files that could not be read.
     pub unreadable: usize,
 }
@@ -185,22 +161,19 @@ impl Engine {
     /// Manifests that belong to a repository: they, and what they name, may be asked for there; and so may what the
     /// manifests of an index name, which have no links of their own if they came with it.
     fn take_in_manifests(&self, repository: &Repository, digests: &[Digest]) -> usize {
+        let mut taken = 0;
         // All of them, whatever is known: that a digest is a member says nothing of what it names.
-        let (mut taken, mut seen, mut left) = (0, HashSet::new(), digests.to_vec());
-        while let Some(digest) = left.pop() {
-            if !seen.insert(digest) {
-                continue;
-            }
-            let Some((held, manifest, identity)) = read_child(&self.store, &digest) else { continue };
-            let children = manifest.descriptors.iter().filter(|named| named.role == Role::Child);
-            left.extend(children.take(CHILDREN_ADOPTED_MAX).map(|named| named.digest));
-            let own = self.membership(repository, digest, identity.size, &manifest);
+        for digest in digests {
+            let Some((held, manifest, identity)) = read_child(&self.store, digest) else { continue };
+            let own = self.membership(repository, *digest, identity.size, &manifest);
             let fresh = BlobRow { adopted: true, ..manifest::row(&held, identity) };
-            let row = match self.index.blob(&digest) {
+            let row = match self.index.blob(digest) {
                 Some(known) => BlobRow { adopted: known.adopted, created_ms: known.created_ms, ..fresh },
                 None => fresh,
             };
-            self.index.apply(own.put_blob(digest, row));
+            // Children first: whoever finds this row takes them for known.
+            self.adopt_children_here(repository, &manifest);
+            self.index.apply(own.put_blob(*digest, row));
             taken += 1;
         }
         taken
@@ -220,7 +193,7 @@ impl Engine {
         taken
     }
 
-    async fn digests_in(self: &Arc<Self>, shard: Shard) -> Option<Vec<Digest>> {
+    pub(super) async fn digests_in(self: &Arc<Self>, shard: Shard) -> Option<Vec<Digest>> {
         let store = Arc::clone(&self.store);
         let listed = blocking(move || store.digests_in(shard)).await.and_then(|result| result);
         listed.inspect_err(|error| tracing::warn!(%error, "a folder of blobs can't be read")).ok()
@@ -297,63 +270,6 @@ impl Engine {
     fn is_dangling(&self, digest: &Digest, row: &BlobRow) -> bool {
         matches!(self.store.identity_of(digest), Ok(None)) && self.index.blob(digest).as_ref() == Some(row)
     }
-
-    /// Compares index and tree, and changes nothing. What is fetched or removed meanwhile may show as a difference.
-    pub async fn verify_index(self: &Arc<Self>) -> Comparison {
-        let mut found = Comparison::default();
-        let mut after = None;
-        while let Some(last) = self.compare_rows(after, &mut found).await {
-            after = Some(last);
-        }
-        for shard in Shard::all() {
-            let digests = self.digests_in(shard).await.unwrap_or_else(|| {
-                found.unreadable += 1;
-                Vec::new()
-            });
-            for step in digests.chunks(STEP_BLOBS) {
-                self.compare_files(step.to_vec(), &mut found).await;
-            }
-        }
-        found
-    }
-
-    /// Compares some rows with their files; tells where the next ones are.
-    async fn compare_rows(self: &Arc<Self>, from: Option<Cursor>, found: &mut Comparison) -> Option<Cursor> {
-        let engine = Arc::clone(self);
-        let compared = rested(move || {
-            let page = engine.index.blobs(from.as_ref(), STEP_BLOBS);
-            let files: Vec<_> =
-                page.rows.iter().map(|(digest, _)| engine.store.identity_of(digest)).collect();
-            (page, files)
-        });
-        let (page, files) = compared.await;
-        for ((_, row), file) in page.rows.iter().zip(files) {
-            found.rows += 1;
-            found.unverified += usize::from(row.verified_ms.is_none());
-            match file {
-                Ok(None) => found.without_file += 1,
-                Ok(file) => found.changed += usize::from(file != row.identity),
-                Err(_) => found.unreadable += 1,
-            }
-        }
-        page.next
-    }
-
-    async fn compare_files(self: &Arc<Self>, digests: Vec<Digest>, found: &mut Comparison) {
-        let engine = Arc::clone(self);
-        let files = rested(move || {
-            let files = digests.iter().filter_map(|digest| {
-                let identity = engine.store.identity_of(digest).ok().flatten()?;
-                Some((identity.size, engine.index.blob(digest).is_some()))
-            });
-            files.collect::<Vec<_>>()
-        });
-        for (size, known) in files.await {
-            found.files += 1;
-            found.bytes += size;
-            found.without_row += usize::from(!known);
-        }
-    }
 }
 
 /// The row of a file that was found in the tree.
@@ -370,7 +286,7 @@ fn unverified_row(identity: Identity) -> BlobRow {
 }
 
 /// Does a step on the blocking pool, and then nothing for a while. A step that panics has found nothing.
-async fn rested<T: Default + Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn rested<T: Default + Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> T {
     let began = clock::monotonic();
     let done = blocking(step).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a step of a walk failed");

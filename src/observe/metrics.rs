@@ -229,7 +229,11 @@ impl Metrics {
     fn register_store(&mut self) {
         let own = self.registry.sub_registry_with_prefix("tidegate");
         own.register("blobs_damaged", "Stored blobs found damaged or unreadable", self.damaged.clone());
-        own.register("scrubbed_blobs", "Stored blobs that the scrub read whole", self.scrubbed.clone());
+        own.register(
+            "scrubbed_blobs",
+            "Stored blobs that the scrub read and found right",
+            self.scrubbed.clone(),
+        );
         own.register("scrubbed_bytes", "Bytes that the scrub read", self.scrubbed_bytes.clone());
     }
 
@@ -243,7 +247,7 @@ impl Metrics {
         self.scrubbed_bytes.inc_by(bytes);
     }
 
-    /// The scrub read a blob to its end.
+    /// The scrub read a blob to its end and found it right.
     pub fn scrubbed(&self) {
         self.scrubbed.inc();
     }

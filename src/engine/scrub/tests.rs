@@ -1,7 +1,8 @@
 //! Scrub, rebuild and comparison over a real tree, without an upstream.
 
 use super::*;
-use crate::engine::rebuild::{Comparison, Rebuilt};
+use crate::engine::compare::Comparison;
+use crate::engine::rebuild::Rebuilt;
 use crate::engine::{FillRules, Parts, freshness, repository};
 use crate::index::{BlobKind, Index};
 use crate::observe::metrics::{Metrics, Snapshot};
