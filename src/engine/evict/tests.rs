@@ -17,6 +17,7 @@ fn engine(cache: Cache) -> Arc<Engine> {
         cafile: None,
         realms: vec![],
         redirects: vec![],
+        stall: Duration::from_secs(30),
         proxy_hosts: vec![],
     });
     let naming = repository::Naming::new(repository::Setup {
@@ -28,6 +29,9 @@ fn engine(cache: Cache) -> Arc<Engine> {
         deny: vec![],
     });
     Engine::new(Parts {
+        fill: crate::engine::FillRules { segments: 1, lazy: false },
+        transfers_max: 1,
+        scrub: crate::engine::scrub::Rules { period: Duration::ZERO, bytes_per_second: 1 << 30 },
         upstream: upstream.unwrap(),
         store: Store::temporary(&Owner::new("docker.io", None)).unwrap(),
         index: Index::in_memory("a test".to_owned()),
@@ -53,9 +57,9 @@ fn name(text: &str) -> RepositoryName {
 fn hold(engine: &Engine, content: &str, kind: BlobKind, adopted: bool) -> Digest {
     let bytes = Bytes::from(content.to_owned());
     let digest = Digest::sha256(&bytes);
-    let mut partial = engine.store.begin(&digest, None).unwrap();
-    partial.append(&[bytes]).unwrap();
-    let identity = engine.store.publish(partial, &digest).unwrap();
+    let partial = engine.store.begin(&digest, None).unwrap().partial;
+    partial.write(0, &[bytes]).unwrap();
+    let identity = engine.store.publish(&partial, &digest).unwrap();
     let row = BlobRow {
         size: identity.size,
         identity: Some(identity),
@@ -138,7 +142,7 @@ async fn what_would_go_is_what_goes() {
     assert_eq!(engine.evict(false).await, planned);
     assert!(images.iter().all(|image| image.is_held(&engine) == [false; 3]));
     assert_eq!(engine.store.read_tag(&name("library/app"), &"1".parse().unwrap()), None);
-    assert!(engine.store.revisions(&name("library/app")).is_empty());
+    assert!(engine.store.linked_revisions(&name("library/app")).is_empty());
     assert!(!engine.store.has_layer(&name("library/app"), &images[0].layer));
     let left = crate::index::scan::Cursor::all(|from| engine.index.parents(from, 10));
     assert!(left.is_empty() && engine.index.holders(&images[0].index, 9).is_empty(), "{left:?}");
@@ -187,7 +191,7 @@ async fn pins_hold_images_by_tag_digest_and_pattern() {
     let images = ["a", "b", "c", "d"].map(|seed| image(&engine, seed));
     let tags = [("library/app", "1"), ("corp/tool", "2"), ("corp/other", "x")];
     for ((repository, tag), image) in tags.iter().zip(&images) {
-        let repository = engine.naming.of_the_wire(name(repository));
+        let repository = engine.naming.known(name(repository));
         let row = TagRow { digest: image.index, media_type: None, size: None, validated_ms: 1, before: None };
         let batch = Batch::new().put_tag(repository.key, &tag.parse().unwrap(), row);
         engine.index.apply(batch.put_repository("docker.io", &repository.name));
