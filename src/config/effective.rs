@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::{MASK, without_login};
-use super::units::{duration_text, share_text};
+use super::units::duration_text;
 use super::{
     AccessFormat, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
 };
@@ -41,8 +41,8 @@ impl Config {
         yaml.word(2, "gone", if self.tags.refuse_gone { "refuse" } else { "serve" });
         yaml.word(2, "negative", duration_text(self.tags.negative));
         yaml.key(1, "cache");
-        yaml.word(2, "maxsize", share_text(self.cache.max_size));
-        yaml.word(2, "minfree", share_text(self.cache.min_free));
+        yaml.word(2, "maxsize", self.cache.max_size);
+        yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
         let access = match self.log.access {

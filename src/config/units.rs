@@ -1,5 +1,6 @@
 //! Durations, numbers and booleans, as Go and YAML 1.1 write them.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Share;
@@ -36,15 +37,17 @@ pub(super) fn share(text: &str) -> Option<Share> {
     number.checked_mul(*size).map(Share::Bytes)
 }
 
-/// A share as it is written.
-pub(super) fn share_text(share: Share) -> String {
-    match share {
-        Share::Percent(percent) => format!("{percent}%"),
-        Share::Bytes(bytes) => {
-            let whole = |(_, size): &&(&str, u64)| bytes >= *size && bytes.is_multiple_of(*size);
-            let named = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-            let unit = named.iter().find(whole);
-            unit.map_or_else(|| bytes.to_string(), |(name, size)| format!("{}{name}", bytes / size))
+impl fmt::Display for Share {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = match *self {
+            Self::Percent(percent) => return write!(f, "{percent}%"),
+            Self::Bytes(bytes) => bytes,
+        };
+        let whole = |(_, size): &&(&str, u64)| bytes >= *size && bytes.is_multiple_of(*size);
+        match [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)].iter().find(whole) {
+            Some((unit, size)) => write!(f, "{}{unit}", bytes / size),
+            None => write!(f, "{bytes}"),
         }
     }
 }
@@ -256,7 +259,7 @@ mod tests {
         #[test]
         fn a_size_survives_its_text(bytes in 0_u64..u64::MAX, percent in 0_u8..=100) {
             for share in [Share::Bytes(bytes), Share::Bytes(bytes << 20), Share::Percent(percent)] {
-                prop_assert_eq!(super::share(&share_text(share)), Some(share));
+                prop_assert_eq!(super::share(&share.to_string()), Some(share));
             }
         }
 

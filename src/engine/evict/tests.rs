@@ -221,3 +221,16 @@ async fn a_blob_over_the_budget_is_told_so_at_once_and_one_that_fits_is_given_ro
     drop(room);
     assert!(engine.reserve(2 << 20).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_disk_that_says_it_is_full_is_given_room_whatever_the_budget() {
+    let engine = engine(Cache { max_size: Share::Bytes(1 << 40), ..tiny() });
+    let old = hold(&engine, &"x".repeat(2 << 20), BlobKind::Other, false);
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    assert!(!engine.relieve(&std::io::ErrorKind::TimedOut.into(), 1 << 20).await);
+    assert!(!engine.relieve(&crate::engine::OverBudget.into(), 1 << 20).await);
+    assert!(engine.index.blob(&old).is_some());
+    assert!(engine.relieve(&full, 1 << 20).await);
+    assert!(engine.index.blob(&old).is_none());
+    assert!(!engine.relieve(&full, 1 << 20).await);
+}

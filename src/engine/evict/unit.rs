@@ -93,8 +93,9 @@ impl Engine {
     fn is_used(&self, unit: &Unit) -> bool {
         let now = heat::now();
         let touched = |digest: &Digest| self.index.heat().last_use(digest, now) > Some(unit.used);
-        let busy =
-            |digest: &Digest| self.flights.find(digest).is_some() || self.unpublished.find(digest).is_some();
+        let busy = |digest: &Digest| {
+            self.flights.find(digest).is_some() || self.unpublished.is_being_written(digest)
+        };
         unit.watched.iter().any(|digest| touched(digest) || busy(digest))
     }
 
@@ -162,6 +163,8 @@ impl Engine {
             self.restore(unit);
             return EvictReport::default();
         }
+        // A manifest that the disk refused is held in memory, and is as little worth without its layers.
+        unit.watched.iter().for_each(|digest| self.unpublished.evicted(digest));
         let mut batch = Batch::new();
         for (digest, row) in unit.members.iter().rev() {
             let holders = self.index.holders(digest, HOLDERS_MAX);
