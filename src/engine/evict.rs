@@ -290,23 +290,16 @@ impl Engine {
     /// Lets the choice go, group by group.
     async fn let_go(self: &Arc<Self>, found: Found) -> Round {
         let mut round = Round::default();
-        let (mut group, mut gone) = (Vec::new(), HashSet::new());
+        let mut group = Group::default();
         let mut victims = found.victims.into_iter().peekable();
         while let Some(victim) = victims.next() {
-            if !gone.contains(&victim.digest) {
-                match self.confirmed_unit(&victim, &gone).await {
-                    Some(unit) => {
-                        gone.extend(unit.digests());
-                        group.push(unit);
-                    }
-                    None => round.spared += 1,
-                }
+            // What went with another one is no victim any more.
+            if self.index.blob(&victim.digest).is_some() && !group.going.contains(&victim.digest) {
+                round.spared += usize::from(!self.add_unit(&victim, &mut group).await);
             }
             let is_last = victims.peek().is_none();
-            let blobs: usize = group.iter().map(Unit::len).sum();
-            if blobs >= GROUP_BLOBS_MAX || (is_last && blobs > 0) {
-                let went = self.remove(std::mem::take(&mut group)).await;
-                round.report.add(went);
+            if group.going.len() >= GROUP_BLOBS_MAX || (is_last && !group.units.is_empty()) {
+                round.report.add(self.remove(std::mem::take(&mut group).units).await);
                 self.budget.pass_goes_on();
                 if !is_last {
                     tokio::time::sleep(PAUSE).await;
@@ -315,6 +308,13 @@ impl Engine {
         }
         round
     }
+}
+
+/// What goes without a pause between.
+#[derive(Debug, Default)]
+struct Group {
+    units: Vec<Unit>,
+    going: HashSet<Digest>,
 }
 
 impl EvictReport {
