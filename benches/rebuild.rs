@@ -74,6 +74,7 @@ fn engine(root: &Path) -> Arc<Engine> {
         cafile: None,
         realms: vec![],
         redirects: vec![],
+        stall: Duration::from_secs(30),
         proxy_hosts: vec![],
     });
     let naming = repository::Naming::new(repository::Setup {
@@ -86,6 +87,9 @@ fn engine(root: &Path) -> Arc<Engine> {
     });
     let store = Store::open(root, PushVolume::Allow, &Owner::new("docker.io", None)).unwrap();
     Engine::new(Parts {
+        fill: tidegate::engine::FillRules { segments: 1, lazy: false },
+        transfers_max: 1,
+        cache: tidegate::config::Cache::default(),
         upstream: upstream.unwrap(),
         index: Index::open(&store.index_folder()),
         store,

@@ -224,7 +224,8 @@ fn introduce(config: &Config, root: &std::path::Path, backend: &Backend) {
             "the private images of this account are open to everybody who can reach the mirror: tidegate.proxy.allow can name what may be asked for"
         );
     }
-    tracing::info!("cache in {}", root.display());
+    let (most, free) = (config.cache.max_size, config.cache.min_free);
+    tracing::info!("cache in {}: at most {most} of its disk, and {free} stay free", root.display());
     if let Backend::Memory(reason) = backend {
         tracing::error!(reason, "the index can't be kept on disk; it is kept in memory until the next start");
     }

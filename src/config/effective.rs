@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::{MASK, without_login};
-use super::units::{bytes_text, duration_text, share_text};
+use super::units::{bytes_text, duration_text};
 use super::{
     AccessFormat, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
 };
@@ -49,8 +49,8 @@ impl Config {
         yaml.key(1, "cache");
         yaml.word(2, "scrub", duration_text(self.cache.scrub));
         yaml.word(2, "scrubrate", bytes_text(self.cache.scrub_bytes_per_second));
-        yaml.word(2, "maxsize", share_text(self.cache.max_size));
-        yaml.word(2, "minfree", share_text(self.cache.min_free));
+        yaml.word(2, "maxsize", self.cache.max_size);
+        yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
         yaml.key(1, "admin");

@@ -1,5 +1,6 @@
 //! Durations, numbers and booleans, as Go and YAML 1.1 write them.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Share;
@@ -14,11 +15,13 @@ pub(super) fn share(text: &str) -> Option<Share> {
     bytes(text).map(Share::Bytes)
 }
 
-/// A share as it is written.
-pub(super) fn share_text(share: Share) -> String {
-    match share {
-        Share::Percent(percent) => format!("{percent}%"),
-        Share::Bytes(bytes) => bytes_text(bytes),
+impl fmt::Display for Share {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(bytes) => f.write_str(&bytes_text(bytes)),
+        }
     }
 }
 
@@ -304,7 +307,7 @@ mod tests {
         #[test]
         fn a_size_survives_its_text(bytes in 0_u64..u64::MAX, percent in 0_u8..=100) {
             for share in [Share::Bytes(bytes), Share::Bytes(bytes << 20), Share::Percent(percent)] {
-                prop_assert_eq!(super::share(&share_text(share)), Some(share));
+                prop_assert_eq!(super::share(&share.to_string()), Some(share));
             }
         }
 

@@ -78,6 +78,8 @@ pub struct Evictor {
     holders: OnceCell<()>,
     /// What may not go for now.
     spared: Recent<Digest>,
+    /// When the links of the volume could not be read.
+    unread: Recent<()>,
     /// When the upstream did not answer for what was found in the volume.
     silent: Recent<()>,
     /// Whether it was said that the pins leave no room.
@@ -90,6 +92,7 @@ impl Default for Evictor {
             turn: Mutex::default(),
             holders: OnceCell::default(),
             spared: Recent::new(SPARED_FOR, SPARED_MAX),
+            unread: Recent::new(WATCH_INTERVAL, 1),
             silent: Recent::new(confirm::SILENT_FOR, 1),
             said: std::sync::atomic::AtomicBool::new(false),
         }
@@ -130,26 +133,24 @@ impl Engine {
 
     async fn watch(self: Arc<Self>) {
         let idle = self.budget.rules().idle;
-        let every = idle.map_or(WATCH_INTERVAL, |idle| {
-            (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX).min(WATCH_INTERVAL)
-        });
+        let looks = idle.map(|idle| (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX));
+        let wait = looks.map_or(WATCH_INTERVAL, |interval| interval.min(WATCH_INTERVAL));
         let mut looked = None;
         loop {
             let now = clock::monotonic();
-            let due = idle.is_some_and(|idle| {
-                let interval = (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX);
-                looked.is_none_or(|at| now.saturating_duration_since(at) >= interval)
-            });
+            let since = looked.map(|at| now.saturating_duration_since(at));
+            let due = looks.is_some_and(|interval| since.is_none_or(|since| since >= interval));
             if due {
                 looked = Some(now);
             }
             self.make_room(Aim::Watch, due).await;
             tokio::time::sleep(self.budget.rest().unwrap_or(PAUSE)).await;
-            let _ = tokio::time::timeout(every, self.budget.wanted()).await;
+            let _ = tokio::time::timeout(wait, self.budget.wanted()).await;
         }
     }
 
-    /// Makes room down to the low mark now, or says what would go for it.
+    /// Makes room down to the low mark now, or says what would go for it, if the upstream confirms what was found in the
+    /// volume.
     pub async fn evict(self: &Arc<Self>, dry_run: bool) -> EvictReport {
         if !dry_run {
             return self.make_room(Aim::Sweep, false).await;
@@ -209,8 +210,7 @@ impl Engine {
 
     async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> EvictReport {
         let mut report = EvictReport::default();
-        if let Err(error) = self.evictor.holders.get_or_try_init(|| self.find_holders()).await {
-            tracing::warn!(%error, "the links of the volume can't be read; nothing goes");
+        if !self.knows_holders().await {
             return report;
         }
         for _ in 0..ROUNDS_MAX {
@@ -234,6 +234,20 @@ impl Engine {
             }
         }
         report
+    }
+
+    /// Whether every link is known that must not be left behind.
+    async fn knows_holders(self: &Arc<Self>) -> bool {
+        let unread = &self.evictor.unread;
+        if unread.holds(&(), clock::monotonic()) {
+            return false;
+        }
+        let found = self.evictor.holders.get_or_try_init(|| self.find_holders()).await;
+        if let Err(error) = &found {
+            unread.add((), (), clock::monotonic());
+            tracing::warn!(%error, "the links of the volume can't be read; nothing goes");
+        }
+        found.is_ok()
     }
 
     /// What has to go now; `None` if the disk does not say.
@@ -290,23 +304,16 @@ impl Engine {
     /// Lets the choice go, group by group.
     async fn let_go(self: &Arc<Self>, found: Found) -> Round {
         let mut round = Round::default();
-        let (mut group, mut gone) = (Vec::new(), HashSet::new());
+        let mut group = Group::default();
         let mut victims = found.victims.into_iter().peekable();
         while let Some(victim) = victims.next() {
-            if !gone.contains(&victim.digest) {
-                match self.confirmed_unit(&victim, &gone).await {
-                    Some(unit) => {
-                        gone.extend(unit.digests());
-                        group.push(unit);
-                    }
-                    None => round.spared += 1,
-                }
+            // What went with another one is no victim any more.
+            if self.index.blob(&victim.digest).is_some() && !group.going.contains(&victim.digest) {
+                round.spared += usize::from(!self.add_unit(&victim, &mut group).await);
             }
             let is_last = victims.peek().is_none();
-            let blobs: usize = group.iter().map(Unit::len).sum();
-            if blobs >= GROUP_BLOBS_MAX || (is_last && blobs > 0) {
-                let went = self.remove(std::mem::take(&mut group)).await;
-                round.report.add(went);
+            if group.going.len() >= GROUP_BLOBS_MAX || (is_last && !group.units.is_empty()) {
+                round.report.add(self.remove(std::mem::take(&mut group).units).await);
                 self.budget.pass_goes_on();
                 if !is_last {
                     tokio::time::sleep(PAUSE).await;
@@ -315,6 +322,13 @@ impl Engine {
         }
         round
     }
+}
+
+/// What goes without a pause between.
+#[derive(Debug, Default)]
+struct Group {
+    units: Vec<Unit>,
+    going: HashSet<Digest>,
 }
 
 impl EvictReport {

@@ -302,6 +302,29 @@ async fn a_disk_that_others_fill_is_given_room() {
     drop(mounted);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_inodes_is_given_some() {
+    let hub = Hub::start().await;
+    let images: Vec<_> = (0..30)
+        .map(|n| image::publish(&hub, "library/app", Some(&n.to_string()), OCI, &[layer(n, 20_000)]))
+        .collect();
+    let setup = setup(&hub, "80%", "0s").with("TIDEGATE_CACHE_MINFREE", "10%");
+    let mounted = Mounted::over(&setup.root(), "64m,nr_inodes=300");
+    let mirror = setup.start();
+    for (tag, image) in images.iter().enumerate() {
+        let manifest = mirror.url(&format!("/v2/library/app/manifests/{tag}"));
+        assert_eq!(ask(Method::GET, &manifest, &[MODERN]).await.digest(), image.digest);
+        for blob in image.layers.iter().chain([&image.config]) {
+            let answer = get(&mirror.url(&format!("/v2/library/app/blobs/{blob}"))).await;
+            assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, blob));
+        }
+    }
+    until("the last image", || is_held(&mirror, &images[29].layers[0])).await;
+    assert!(metric(&mirror, "tidegate_evicted_blobs_total").await > 0);
+    drop(mirror);
+    drop(mounted);
+}
+
 /// `docker-registry garbage-collect --dry-run` over what a mirror left; whether it found its way through all links.
 fn registry_reads(setup: &Setup, hub: &Hub) -> bool {
     let root = setup.root().display().to_string();
@@ -533,4 +556,33 @@ async fn a_reader_of_what_goes_reads_it_to_its_end() {
     while metric(&mirror, lingering).await > 0 {
         assert!(Instant::now() < deadline, "its bytes still count");
     }
+}
+
+/// `kill -9` at each removal of an eviction: afterwards everything is served, and no link leads nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_while_things_go_breaks_nothing() {
+    let hub = Hub::start().await;
+    let images: Vec<_> =
+        (0..3).map(|n| place(&hub, &format!("library/image-{n}"), &[layer(n, 300_000)])).collect();
+    let mut deaths = 0;
+    for boundary in 1..=if is_long() { 40 } else { 12 } {
+        let first = setup(&hub, "80%", "0s").start();
+        for placed in &images {
+            pull(&first, placed).await;
+        }
+        until("all are there", || images.iter().all(|placed| is_held(&first, &placed.image.digest))).await;
+        let (usual, _) = first.stop();
+        let inject = format!("inject=unlink,unlinkat,rmdir:signal=KILL:when={boundary}");
+        let wrapper =
+            ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=unlink,unlinkat,rmdir", "-e", &inject];
+        let mut dying = usual.clone().with("TIDEGATE_CACHE_MAXSIZE", "4KiB").under(&wrapper).start();
+        let killed = std::os::unix::process::ExitStatusExt::signal(&dying.ended()) == Some(9);
+        deaths += usize::from(killed);
+        assert_eq!(links_to_nowhere(&usual), Vec::<String>::new(), "after {boundary}");
+        let again = usual.start();
+        for placed in &images {
+            pull(&again, placed).await;
+        }
+    }
+    assert!(deaths >= 10, "it was killed only {deaths} times");
 }

@@ -21,6 +21,11 @@ const LOW_PERCENT: u64 = 90;
 const HEADROOM_BYTES_MAX: u64 = 1024 * 1024;
 const HEADROOM_PART: u64 = 64;
 
+/// Inodes that are freed ahead of the next fills, which take two each and some more for links: at most so many, and at
+/// most this part of all.
+const INODES_AHEAD_MAX: u64 = 1_024;
+const INODES_AHEAD_PART: u64 = 16;
+
 /// What a file system allots at a time, nearly everywhere.
 const BLOCK_BYTES: u64 = 4096;
 
@@ -147,10 +152,17 @@ pub fn need(usage: &Usage, limits: &Limits, space: &Space, waiting: u64, aim: Ai
         Aim::Watch | Aim::Sweep => short,
     };
     let blobs = total.saturating_sub(usage.fixed()).min(usage.blobs().saturating_sub(short));
-    let inodes = limits.free_inodes_min.saturating_sub(space.free_inodes);
-    let by_class = by_class(usage, blobs);
-    // A blob takes two inodes, its folder and its file.
-    Need { blobs: if space.total_inodes == 0 { 0 } else { inodes.div_ceil(2) }, ..by_class }
+    Need { blobs: short_of_inodes(limits, space), ..by_class(usage, blobs) }
+}
+
+/// How many blobs have to go for want of inodes: each takes two, its folder and its file.
+fn short_of_inodes(limits: &Limits, space: &Space) -> u64 {
+    let ahead = INODES_AHEAD_MAX.min(space.total_inodes / INODES_AHEAD_PART);
+    let low = limits.free_inodes_min.saturating_add(ahead / 2);
+    if space.total_inodes == 0 || space.free_inodes > low {
+        return 0;
+    }
+    limits.free_inodes_min.saturating_add(ahead).saturating_sub(space.free_inodes).div_ceil(2)
 }
 
 /// Divides what has to go so that `target` bytes of blobs stay: each kind gives what it has over its share, and may use
@@ -224,7 +236,9 @@ mod tests {
         assert_eq!(need(&usage(0, 500), &LIMITS, &ROOMY, 0, Aim::Free(70)).large, 70);
         assert!(!fits(&usage(0, 0), &LIMITS, &tight, 1));
         let crowded = Space { free_inodes: 5, ..ROOMY };
-        assert_eq!(need(&usage(0, 500), &LIMITS, &crowded, 0, Aim::Watch).blobs, 3);
+        assert_eq!(need(&usage(0, 500), &LIMITS, &crowded, 0, Aim::Watch).blobs, 34);
+        let freed = Space { free_inodes: 73, ..ROOMY };
+        assert_eq!(need(&usage(0, 500), &LIMITS, &freed, 0, Aim::Watch).blobs, 0);
         assert!(!fits(&usage(0, 0), &LIMITS, &crowded, 1));
         let uncounted = Space { total_inodes: 0, free_inodes: 0, ..ROOMY };
         assert!(need(&usage(0, 500), &LIMITS, &uncounted, 0, Aim::Watch).is_nothing());

@@ -1,10 +1,11 @@
 //! What was found in the volume, and not fetched by us, may be the only copy there is. It goes only after the upstream
 //! said that it still has it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Group;
 use super::plan::Candidate;
 use super::survey::Spared;
 use super::unit::Unit;
@@ -47,13 +48,12 @@ impl Spared for Unconfirmed<'_> {
 }
 
 impl Engine {
-    /// What goes with a blob, if all of it may go. What may not is left out of the choice for a while.
-    pub(super) async fn confirmed_unit(
-        self: &Arc<Self>,
-        victim: &Candidate,
-        gone: &HashSet<Digest>,
-    ) -> Option<Unit> {
-        let unit = self.unit(victim, gone);
+    /// Adds what goes with a blob to a group, if all of it may go. What may not is left out of the choice for a while.
+    pub(super) async fn add_unit(self: &Arc<Self>, victim: &Candidate, group: &mut Group) -> bool {
+        let (engine, victim, going) = (Arc::clone(self), *victim, std::mem::take(&mut group.going));
+        let found = blocking(move || (engine.unit(&victim, &going), going)).await;
+        let Ok((unit, going)) = found else { return false };
+        group.going = going;
         let mut may_go = unit.is_some();
         if !self.budget.rules().evict_adopted {
             for (digest, row) in unit.iter().flat_map(Unit::adopted) {
@@ -65,7 +65,11 @@ impl Engine {
         if !may_go && !self.evictor.silent.holds(&(), now) {
             self.evictor.spared.add(victim.digest, (), now);
         }
-        unit.filter(|_| may_go)
+        if let Some(unit) = unit.filter(|_| may_go) {
+            group.going.extend(unit.digests());
+            group.units.push(unit);
+        }
+        may_go
     }
 
     /// Whether the upstream says that it has a blob, under a repository that had it here.

@@ -127,7 +127,7 @@ async fn the_first_layer_to_go_takes_manifest_and_index_along() {
     let alone = engine.unit(&victim(image.index), &HashSet::new()).unwrap();
     assert_eq!(alone.digests().collect::<Vec<_>>(), [image.index]);
     let rest = engine.unit(&victim(image.layer), &HashSet::from([image.index])).unwrap();
-    assert_eq!(rest.len(), 2);
+    assert_eq!(rest.size().blobs, 2);
 }
 
 #[tokio::test]
@@ -152,19 +152,24 @@ async fn what_would_go_is_what_goes() {
 #[tokio::test]
 async fn what_is_asked_for_while_it_goes_comes_back_whole() {
     let engine = engine(tiny());
-    for who in ["index", "manifest", "layer", "another manifest"] {
+    let new = Digest::sha256(b"new");
+    for who in ["index", "manifest", "layer", "an early manifest", "another manifest"] {
         let image = image(&engine, who);
         let parents =
             |child: &Digest| crate::index::scan::Cursor::all(|from| engine.index.parents_of(child, from, 9));
         let before = (parents(&image.layer), parents(&image.manifest));
         let mut unit = engine.unit(&victim(image.layer), &HashSet::new()).unwrap();
+        if who == "an early manifest" {
+            engine.index.apply(Batch::new().put_parent(&image.layer, &new));
+        }
         engine.forget(&mut unit);
         assert!(engine.index.blob(&image.layer).is_none() && parents(&image.layer).is_empty());
         match who {
             "index" => engine.index.touch(&image.index),
             "manifest" => engine.index.touch(&image.manifest),
             "layer" => engine.index.touch(&image.layer),
-            _ => engine.index.apply(Batch::new().put_parent(&image.layer, &Digest::sha256(b"new"))),
+            "an early manifest" => engine.index.touch(&new),
+            _ => engine.index.apply(Batch::new().put_parent(&image.layer, &new)),
         }
         assert_eq!(engine.remove_unit(&unit, clock::unix_ms() + 1000), EvictReport::default(), "{who}");
         assert_eq!(image.is_held(&engine), [true; 3], "{who}");
@@ -224,4 +229,17 @@ async fn a_blob_over_the_budget_is_told_so_at_once_and_one_that_fits_is_given_ro
     assert!(engine.reserve(2 << 20).await.is_err());
     drop(room);
     assert!(engine.reserve(2 << 20).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_disk_that_says_it_is_full_is_given_room_whatever_the_budget() {
+    let engine = engine(Cache { max_size: Share::Bytes(1 << 40), ..tiny() });
+    let old = hold(&engine, &"x".repeat(2 << 20), BlobKind::Other, false);
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    assert!(!engine.relieve(&std::io::ErrorKind::TimedOut.into(), 1 << 20).await);
+    assert!(!engine.relieve(&crate::engine::OverBudget.into(), 1 << 20).await);
+    assert!(engine.index.blob(&old).is_some());
+    assert!(engine.relieve(&full, 1 << 20).await);
+    assert!(engine.index.blob(&old).is_none());
+    assert!(!engine.relieve(&full, 1 << 20).await);
 }

@@ -41,11 +41,6 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// How many blobs go.
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// How many, and their bytes.
     pub fn size(&self) -> EvictReport {
         EvictReport {
@@ -93,8 +88,9 @@ impl Engine {
     fn is_used(&self, unit: &Unit) -> bool {
         let now = heat::now();
         let touched = |digest: &Digest| self.index.heat().last_use(digest, now) > Some(unit.used);
-        let busy =
-            |digest: &Digest| self.flights.find(digest).is_some() || self.unpublished.find(digest).is_some();
+        let busy = |digest: &Digest| {
+            self.flights.find(digest).is_some() || self.unpublished.is_being_written(digest)
+        };
         unit.watched.iter().any(|digest| touched(digest) || busy(digest))
     }
 
@@ -143,6 +139,8 @@ impl Engine {
                 unit.named.extend(self.children(digest).into_iter().map(|child| (child, *digest)));
             }
         }
+        // One that came since the unit was put together counts as well.
+        unit.watched.extend(unit.named.iter().map(|(_, parent)| *parent));
         batch = unit.named.iter().fold(batch, |batch, (child, parent)| batch.remove_parent(child, parent));
         self.index.apply(batch);
     }
@@ -158,10 +156,12 @@ impl Engine {
     pub(super) fn remove_unit(&self, unit: &Unit, decided_ms: u64) -> EvictReport {
         // Nobody writes a link to a manifest between the look and its end.
         let _turn = lock(&self.tag_links);
-        if self.is_used(unit) || unit.digests().any(|digest| self.came_back(&digest)) {
+        if self.is_used(unit) || self.came_back(unit) {
             self.restore(unit);
             return EvictReport::default();
         }
+        // A manifest that the disk refused is held in memory, and is as little worth without its layers.
+        unit.watched.iter().for_each(|digest| self.unpublished.evicted(digest));
         let mut batch = Batch::new();
         for (digest, row) in unit.members.iter().rev() {
             let holders = self.index.holders(digest, HOLDERS_MAX);
@@ -194,9 +194,10 @@ impl Engine {
         })
     }
 
-    /// Whether there is a row again, or a manifest that names it.
-    fn came_back(&self, digest: &Digest) -> bool {
-        self.index.blob(digest).is_some() || !self.parents(digest).is_empty()
+    /// Whether any of it has a row again, or is named by a manifest that came meanwhile.
+    fn came_back(&self, unit: &Unit) -> bool {
+        let held = unit.watched.iter().any(|digest| self.index.blob(digest).is_some());
+        held || unit.digests().any(|digest| !self.parents(&digest).is_empty())
     }
 
     fn restore(&self, unit: &Unit) {
