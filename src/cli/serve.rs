@@ -99,6 +99,7 @@ async fn serve(
     });
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too.
     let signals = Signals::listen()?;
+    open_admin(config, &engine, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
@@ -115,7 +116,6 @@ async fn serve(
         };
         open_console(debug, console, &drain, &metrics)?;
     }
-    open_admin(config, &engine, &drain, &metrics);
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
     let housekeeping = tokio::spawn({

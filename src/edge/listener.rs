@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::limits::{BACKLOG, SILENCE_MAX};
 use super::socket::Stream;
 use crate::config::Listen;
+use crate::sys::entropy;
 
 /// Pause after an accept that failed for want of descriptors or memory; without it the loop would spin.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
@@ -44,9 +45,16 @@ impl Listener {
             if let Some(folder) = path.parent() {
                 DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
             }
-            let listener = unix(path)?;
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            // Under another name until its mode is right: nobody else connects in between.
+            let aside = path.with_extension(entropy::hex());
+            let listener = UnixListener::bind(&aside)?;
             let mode = if group { 0o660 } else { 0o600 };
-            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+            let placed = std::fs::set_permissions(&aside, Permissions::from_mode(mode))
+                .and_then(|()| std::fs::rename(&aside, path));
+            placed.inspect_err(|_| drop(std::fs::remove_file(&aside)))?;
             Ok(Self::Unix(listener, path.to_owned()))
         };
         bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
