@@ -229,6 +229,7 @@ impl Fill {
             .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
         match published {
             Ok(row) => {
+                row.identity.into_iter().for_each(|identity| self.flight.carry_published(identity));
                 for claimant in &claimants {
                     self.engine.write_layer_link(claimant, &digest).await;
                 }

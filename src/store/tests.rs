@@ -296,3 +296,16 @@ fn a_walk_finds_what_is_there_and_nothing_else() {
     assert_eq!(store.revisions(&repository).unwrap(), [one]);
     assert_eq!(store.tags(&repository).unwrap(), [(tag, one)]);
 }
+
+#[test]
+fn nothing_is_written_where_the_disk_was_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    fs::remove_dir_all(folder.path()).unwrap();
+    fs::create_dir(folder.path()).unwrap();
+    assert!(store.begin(&digest, None).is_err());
+    assert!(store.link_layer(&name("library/app"), &digest).is_err());
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
