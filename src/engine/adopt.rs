@@ -76,8 +76,11 @@ impl Engine {
             return;
         }
         if hashed.as_ref().is_ok_and(|got| *got == digest) {
-            self.note_found(&digest, open.identity.size);
-            self.index.apply(Batch::new().put_blob(digest, self.verified_row(&digest, open.identity)));
+            // One that lost its name meanwhile is given out all the same, and is not held any more.
+            if files::identity(&open.file).is_ok_and(|now| now == open.identity) {
+                self.note_found(&digest, open.identity.size);
+                self.index.apply(Batch::new().put_blob(digest, self.verified_row(&digest, open.identity)));
+            }
             flight.read_by(self.budget.readers().enter(&open.identity));
             flight.open(Some(open.identity.size), open.file);
             flight.commit_front(open.identity.size);

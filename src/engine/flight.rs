@@ -19,8 +19,9 @@ use super::rescue::Witness;
 use crate::index::RepoKey;
 use crate::registry::{ByteRange, Digest};
 use crate::store::Extents;
+use crate::sys::clock;
+use crate::sys::files::{self, Identity, State};
 use crate::sys::sync::lock;
-use crate::sys::{clock, files};
 use crate::upstream::FetchError;
 
 /// How much of the end of a blob is held back until its digest matched. Any amount will do, since a body one byte short
@@ -282,6 +283,15 @@ impl Flight {
     pub fn carry(&self, file: &Arc<File>, witness: Witness) {
         // Set once, by the task that owns the flight.
         let _ = self.suspect.set((Arc::clone(file), witness));
+    }
+
+    /// The partial is a file of the tree from now on, which others may change: as it was published, it is what was hashed.
+    pub fn carry_published(&self, identity: Identity) {
+        let file = self.progress.borrow().file.clone();
+        if let Some((file, state)) = file.and_then(|file| files::state(&file).ok().map(|state| (file, state)))
+        {
+            self.carry(&file, Witness::new(State { identity, ..state }));
+        }
     }
 
     /// Whether a file of the tree that is carried is not any more what is, or was, hashed.

@@ -94,21 +94,23 @@ impl Store {
         if read_link(path) == Some(*digest) {
             return Ok(());
         }
-        if let Some(folder) = path.parent() {
-            folders(folder)?;
-        }
         self.replace(path, digest.to_string().as_bytes())
     }
 
     /// Puts a small file in a place, durably: after a power cut it is whole or as before. `registry` fails its whole
-    /// garbage collection over one empty link.
+    /// garbage collection over one empty link. Its folder is made after it was written aside: where our own folder is gone,
+    /// the disk was taken from under us, and nothing is written into what is there now.
     pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let aside = self.layout.partials().join(format!("link.{}", entropy::hex()));
         let written = fs::File::create_new(&aside).and_then(|mut file| {
             file.write_all(content)?;
             file.sync_data()
         });
-        written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| drop(fs::remove_file(&aside)))
+        let folder = |()| path.parent().map_or(Ok(()), folders);
+        written
+            .and_then(folder)
+            .and_then(|()| fs::rename(&aside, path))
+            .inspect_err(|_| drop(fs::remove_file(&aside)))
     }
 }
 

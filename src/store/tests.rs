@@ -349,3 +349,16 @@ fn our_own_folder_is_measured() {
     let after = store.own_bytes();
     assert!(after.partials >= before.partials + 100_000 && after.other >= before.other + 50_000, "{after:?}");
 }
+
+#[test]
+fn nothing_is_written_where_the_disk_was_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    fs::remove_dir_all(folder.path()).unwrap();
+    fs::create_dir(folder.path()).unwrap();
+    assert!(store.begin(&digest, None).is_err());
+    assert!(store.link_layer(&name("library/app"), &digest).is_err());
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

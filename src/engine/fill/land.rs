@@ -62,6 +62,7 @@ impl Fill {
                 }
                 self.engine.index.touch(&digest);
                 if let Some(file) = &row.identity {
+                    self.flight.carry_published(*file);
                     self.flight.read_by(self.engine.budget.readers().enter(file));
                 }
                 for claimant in &claimants {

@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::engine::compare::Comparison;
+use crate::engine::deliver::{Body, Cut};
 use crate::engine::rebuild::Rebuilt;
-use crate::engine::{FillRules, Parts, freshness, repository};
-use crate::index::{BlobKind, Index};
+use crate::engine::{FillRules, Parts, Want, freshness, repository};
+use crate::index::{BlobKind, Index, MemberRow};
 use crate::observe::metrics::{Metrics, Snapshot};
-use crate::registry::{Manifest, RepositoryName, Tag};
+use crate::registry::{ByteRange, Manifest, RepositoryName, Tag};
 use crate::store::{Owner, PushVolume, Store};
 use crate::upstream::{Setup, Upstream};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use std::path::PathBuf;
 
 /// Faster than any test needs.
@@ -226,6 +228,28 @@ async fn a_file_that_can_not_be_set_aside_is_not_looked_at_again() {
     assert!(engine.is_damaged(&blobs[0], &which), "it is still there, and known to be damaged");
     assert!(engine.index.blob(&blobs[0]).unwrap().verified_identity().is_none());
     let repository = engine.naming.known("library/app".parse().unwrap());
-    let (held, _) = engine.look_up(&repository, &blobs[0], crate::engine::Want::Body).await;
+    let (held, _) = engine.look_up(&repository, &blobs[0], Want::Body).await;
     assert!(matches!(held, crate::engine::blob::Held::Absent), "a request fetches it");
+}
+
+#[tokio::test]
+async fn who_got_rotten_bytes_is_cut_when_the_scrub_finds_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = put(&store(&folder), &vec![7; 400 * 1024]);
+    let engine = engine(&folder);
+    engine.scrub_now(None).await.unwrap();
+    let repository = engine.naming.known("library/app".parse().unwrap());
+    let member = MemberRow { size: None, seen_ms: 0 };
+    engine.index.apply(Batch::new().put_member(repository.key, digest, member));
+    rot(&engine, &folder, &digest);
+    let answer =
+        engine.blob(&repository, &digest, Want::Body, crate::registry::range::Asked::Whole).await.unwrap();
+    let range = ByteRange { first: 0, end: answer.size };
+    let Body::Pieces(mut pieces) = answer.source.unwrap().read(range, 128 * 1024) else {
+        panic!("it is whole at once");
+    };
+    // Nobody knows yet.
+    assert!(pieces.next().await.unwrap().is_ok());
+    assert_eq!(engine.scrub_now(None).await.unwrap().damaged, 1);
+    assert!(matches!(pieces.next().await, Some(Err(Cut::Wrong))));
 }

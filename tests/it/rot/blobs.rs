@@ -146,6 +146,22 @@ async fn a_blob_that_is_overwritten_while_it_is_read_is_never_given_out_whole_an
     while_it_is_read("overwritten", |path| flip(path, GIANT * 3 / 4), None, 1).await;
 }
 
+/// The client came while the blob was being fetched, and is slower than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_overwritten_after_its_fill_is_never_given_out_whole_and_wrong() {
+    let hub = Hub::start().await;
+    let digest = hub.giant("library/app", GIANT);
+    let mirror = watched(Setup::of(&hub.url())).start();
+    let url = mirror.url(&format!("/v2/library/app/blobs/{digest}"));
+    let begun = open(&url).await;
+    assert_eq!(begun.headers()["cache-status"], "tidegate; fwd=uri-miss");
+    mended(&mirror, &digest).await;
+    flip(&data(&mirror.setup, &digest), GIANT * 3 / 4);
+    let answer = finish(begun).await;
+    is_right_or_cut(&answer, &digest, "overwritten after the fill");
+    is_right(&get(&url).await, &digest, "afterwards");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_is_deleted_while_it_is_read_is_read_to_its_end() {
     while_it_is_read("deleted", |path| fs::remove_file(path).unwrap(), Some(true), 1).await;
