@@ -127,8 +127,12 @@ async fn a_blob_is_no_permission_for_another_repository() {
     image::publish(&hub, "library/other", Some("1"), OCI, &[]);
     image::publish(&hub, "library/sharing", Some("1"), OCI, &[image::layer(1, 50_000)]);
     let mirror = Setup::of(&hub.url()).start();
-    let layer = |name: &str| mirror.url(&format!("/v2/library/{name}/blobs/{}", image.layers[0]));
-    assert_eq!(get(&layer("app")).await.status, 200);
+    let url =
+        |mirror: &Mirror, name: &str| mirror.url(&format!("/v2/library/{name}/blobs/{}", image.layers[0]));
+    assert_eq!(get(&url(&mirror, "app")).await.status, 200);
+    // A stop ends when everything is where it belongs: what follows is about a blob that is held, not one in flight.
+    let mirror = mirror.stop().0.start();
+    let layer = |name: &str| url(&mirror, name);
     let foreign = get(&layer("other")).await;
     assert_eq!((foreign.status, foreign.code().as_str()), (404, "BLOB_UNKNOWN"));
     let shared = get(&layer("sharing")).await;
