@@ -30,6 +30,8 @@ pub mod scrub;
 mod adopt;
 mod blob;
 mod fill;
+#[cfg(test)]
+mod fixture;
 mod links;
 mod list;
 mod manifest;

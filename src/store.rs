@@ -17,22 +17,22 @@ mod links;
 mod partial;
 mod remove;
 mod tree;
+mod unfinished;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
 use crate::sys::{clock, entropy, sync};
 use layout::Layout;
-use partial::Place;
 pub use partial::{Extents, Partial, Record};
 pub use remove::OwnBytes;
 pub use tree::Shard;
+pub use unfinished::{Begun, Unfinished};
 
 /// The blob tree under one root, held by this process alone.
 #[derive(Debug)]
@@ -56,26 +56,6 @@ pub struct OpenBlob {
     pub file: Arc<File>,
     /// Which file it is.
     pub identity: Identity,
-}
-
-/// A blob that was begun, and what an earlier process may have left of it: each block is checked before it counts.
-#[derive(Debug)]
-pub struct Begun {
-    /// Where its bytes go.
-    pub partial: Partial,
-    /// The blocks that may be there already, in order.
-    pub left: Vec<Record>,
-}
-
-/// Which unfinished files are removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unfinished {
-    /// At the start, all but those that a fill can go on with.
-    OfEarlierProcesses,
-    /// Later on, those that nothing was written to for a day.
-    Old,
-    /// When room is short, all that nobody writes to now.
-    Unused,
 }
 
 /// Whom the links of a volume belong to: what one account may see at one upstream says nothing about another.
@@ -127,9 +107,6 @@ pub enum StoreError {
         path: PathBuf,
     },
 }
-
-/// How long an unfinished blob waits for somebody who wants the rest.
-const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
 const QUARANTINED_MAX: usize = 16;
@@ -197,52 +174,6 @@ impl Store {
         };
         let identity = files::identity(&file)?;
         Ok(Some(OpenBlob { file: Arc::new(file), identity }))
-    }
-
-    /// Begins a blob, or goes on with what an earlier process left of it. With its length known, room is reserved first:
-    /// a full disk shows here.
-    pub fn begin(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
-        let large = total.filter(|total| *total >= partial::KEPT_FROM_BYTES);
-        if let Some((total, living)) = large.zip(self.alive.claim(digest)) {
-            let place = Place { path: self.layout.kept_partial(digest), digest: *digest, total: Some(total) };
-            let (partial, left) = Partial::create_kept(&place, total, living)?;
-            return Ok(Begun { partial, left });
-        }
-        let path = self.layout.partial(digest, &entropy::hex());
-        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
-        Ok(Begun { partial, left: Vec::new() })
-    }
-
-    /// Begins a blob without a name: it ends with the last who has it open, and can't be published.
-    pub fn begin_nameless(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
-        let path = self.layout.partial(digest, &entropy::hex());
-        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
-        partial.discard()?;
-        Ok(Begun { partial, left: Vec::new() })
-    }
-
-    /// What an earlier process says it received of a blob, not yet checked.
-    pub fn unfinished(&self, digest: &Digest) -> Extents {
-        partial::left_behind(&self.layout.kept_partial(digest), digest)
-    }
-
-    /// Removes what was left unfinished and will not be gone on with.
-    pub fn sweep(&self, now: SystemTime, unfinished: Unfinished) {
-        for entry in fs::read_dir(self.layout.partials()).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let wanted = match unfinished {
-                Unfinished::OfEarlierProcesses => partial::is_kept(&path) && !is_old(&path, now),
-                // The names of others say nothing of who writes to them: they are of a moment.
-                Unfinished::Unused => partial::digest_of(&path).is_none_or(|digest| self.alive.has(&digest)),
-                Unfinished::Old => {
-                    partial::digest_of(&path).is_some_and(|digest| self.alive.has(&digest))
-                        || !is_old(&path, now)
-                }
-            };
-            if !wanted {
-                remove(&path, "an unfinished download");
-            }
-        }
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
@@ -367,11 +298,6 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
         Ok(false) => Err(StoreError::Locked { path }),
         Err(source) => Err(unwritable(path, source)),
     }
-}
-
-fn is_old(path: &Path, now: SystemTime) -> bool {
-    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > KEPT_FOR))
 }
 
 fn unwritable(path: PathBuf, source: io::Error) -> StoreError {

@@ -325,6 +325,13 @@ impl Engine {
         Ok(self.budget.try_reserve(bytes, &space))
     }
 
+    /// Whether so many bytes more leave what `tidegate.cache.minfree` leaves to others.
+    pub async fn leaves_enough_free(&self, bytes: u64) -> bool {
+        let Ok((space, _)) = self.measure().await else { return false };
+        let least = Limits::new(&self.budget.rules, &space).free_bytes_min;
+        space.free_bytes >= least.saturating_add(bytes)
+    }
+
     /// What is free on the file system of the cache, and what our own folder takes of it.
     pub(super) async fn measure(&self) -> std::io::Result<(Space, OwnBytes)> {
         let store = Arc::clone(&self.store);

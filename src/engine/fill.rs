@@ -23,7 +23,7 @@ use crate::upstream::{Class, FetchError, Part};
 use carry::{Cargo, Carrier, Proof};
 pub(super) use land::{Landing, blob_row};
 use plan::NEAR_BYTES;
-use work::Work;
+use work::{UNANNOUNCED_BYTES_MAX, Work};
 
 /// Longest life of a fill, so that none runs for ever: 100 GB at 10 Mbit/s. What there is by then is kept for the next.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -113,6 +113,11 @@ impl Fill {
         let mut work = Work::new(cargo, opening, left);
         let done = work.finish().await;
         drop(work);
+        if let Err(Failure::Disk(_)) = &done {
+            // What the disk refused is not gone on with, and a full one wants its room back.
+            let partial = kept.partial()?;
+            let _ = blocking(move || partial.discard()).await;
+        }
         done.and_then(|()| self.check(&kept)).map(|()| kept)
     }
 
@@ -176,11 +181,16 @@ impl Fill {
     }
 
     /// Begins the file, in the room that there is for it. What the budget has no room for gets a file without a name,
-    /// which lives as long as its readers.
+    /// which lives as long as its readers, if that leaves others enough of the disk; else it is passed through.
     async fn begin(&self, total: Option<u64>) -> Result<(Kept, Vec<Record>), Failure> {
         // What has no length gets its room as it grows.
-        let room = self.engine.reserve(total.unwrap_or(0)).await.ok();
-        let lasting = room.is_some();
+        let room = self.engine.reserve(total.unwrap_or(0)).await;
+        if let Err(over) = room
+            && !self.engine.leaves_enough_free(total.unwrap_or(UNANNOUNCED_BYTES_MAX)).await
+        {
+            return Err(disk(over.into()));
+        }
+        let lasting = room.is_ok();
         let mut begun = self.try_begin(total, lasting).await;
         if let Err(error) = &begun
             && self.engine.relieve(error, total.unwrap_or(0)).await
@@ -192,7 +202,7 @@ impl Fill {
             self.flight.pass();
             tracing::info!(digest = %self.flight.digest, "the budget has no room for a blob; it is served and not kept");
         }
-        let room = Arc::new(tokio::sync::Mutex::new(room));
+        let room = Arc::new(tokio::sync::Mutex::new(room.ok()));
         Ok((Kept { partial: Some(Arc::new(partial)), room, lasting }, left))
     }
 

@@ -203,6 +203,8 @@ async fn referrers_are_remembered_and_never_hold_up_a_pull() {
     hub.referrers("library/app", &image.digest, index.to_string());
     let mirror = Setup::of(&hub.url()).start();
     let referrers = |digest: &str| mirror.url(&format!("/v2/library/app/referrers/{digest}"));
+    // What the upstream wants to see is known from here on: no question is asked twice for want of a token.
+    assert_eq!(get(&mirror.url(TAG)).await.status, 200);
     for outcome in ["tidegate; fwd=bypass", "tidegate; hit"] {
         let answer = get(&referrers(&image.digest)).await;
         assert_eq!((answer.json(), answer.header("cache-status")), (index.clone(), outcome));

@@ -1,47 +1,15 @@
 use super::*;
 use crate::config::{Cache, Share};
-use crate::engine::{Parts, Pin, freshness, repository};
+use crate::engine::{Pin, fixture};
 use crate::index::{Batch, BlobKind, BlobRow, Index, TagRow};
 use crate::registry::RepositoryName;
 use crate::store::{Owner, Store};
-use crate::upstream::{Setup, Upstream};
 use bytes::Bytes;
 
 /// An engine over a folder of its own, whose upstream is nowhere.
 fn engine(cache: Cache) -> Arc<Engine> {
-    let url = "http://127.0.0.1:9".parse().unwrap();
-    let upstream = Upstream::new(&Setup {
-        url,
-        account: None,
-        anonymous_fallback: true,
-        cafile: None,
-        realms: vec![],
-        redirects: vec![],
-        stall: Duration::from_secs(30),
-        proxy_hosts: vec![],
-    });
-    let naming = repository::Naming::new(repository::Setup {
-        name: "docker.io",
-        name_configured: true,
-        host: "127.0.0.1:9",
-        account: None,
-        allow: vec![],
-        deny: vec![],
-    });
-    Engine::new(Parts {
-        fill: crate::engine::FillRules { segments: 1, lazy: false },
-        transfers_max: 1,
-        scrub: crate::engine::scrub::Rules { period: Duration::ZERO, bytes_per_second: 1 << 30 },
-        upstream: upstream.unwrap(),
-        store: Store::temporary(&Owner::new("docker.io", None)).unwrap(),
-        index: Index::in_memory("a test".to_owned()),
-        naming,
-        rules: freshness::Rules { fresh: Duration::ZERO, stale_for: None, serve_gone: true },
-        negative: Duration::ZERO,
-        cache,
-        tags_max: 100,
-        metrics: Arc::default(),
-    })
+    let store = Store::temporary(&Owner::new("docker.io", None)).unwrap();
+    fixture::engine(store, Index::in_memory("a test".to_owned()), cache)
 }
 
 /// Nothing may stay, and nothing has to.

@@ -2,21 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::carry::{Broken, Cargo, Carrier, Leg, Proof};
 use super::plan::{self, Chart, Span, Step};
-use super::{Opening, blocking, disk};
-use crate::engine::flight::{Failure, Flight};
+use super::{Opening, blocking};
+use crate::engine::flight::Failure;
 use crate::registry::ByteRange;
 use crate::store::{Extents, Record};
 use crate::upstream::{Part, Transfer};
 
 /// Largest blob that is taken without an announced length: an endless one must not fill the disk.
-const UNANNOUNCED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+pub(super) const UNANNOUNCED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// How long a fill without readers goes on before it is judged whether it is worth going on: a client whose connection
 /// broke is back within seconds.
@@ -88,11 +88,12 @@ impl Work {
                 return Ok(());
             }
             let flight = Arc::clone(&self.cargo.flight);
+            let judged_at = judged_at(flight.empty_since(), self.is_worth_it());
             tokio::select! {
                 Some(ended) = self.running.next() => self.take(ended)?,
                 () = flight.moved() => {}
-                () = until_judged(&flight) => {
-                    if !self.is_worth_it() && self.cargo.engine.flights.abandon(&flight) {
+                () = until(judged_at) => {
+                    if self.cargo.engine.flights.abandon(&flight) {
                         tracing::info!(digest = %flight.digest, "nobody wants the blob any more; what there is of it is kept for a while");
                         return Err(Failure::Abandoned);
                     }
@@ -151,7 +152,8 @@ impl Work {
                 result.or_else(|broken| self.cope(broken, span))
             }
             Ended::TakenBack(checked, record) => {
-                if !checked.map_err(disk)? {
+                // One that can't be read is as good as wrong: what is fetched takes its place.
+                if !checked.unwrap_or(false) {
                     tracing::warn!(digest = %self.cargo.flight.digest, at = record.range.first, "a block of an unfinished download is not what was received; it is fetched again");
                 }
                 self.left.pop();
@@ -204,10 +206,14 @@ fn left_extents(left: &[Record]) -> Extents {
     extents
 }
 
-/// Waits until a flight has been without readers for a while.
-async fn until_judged(flight: &Flight) {
-    match flight.empty_since() {
-        Some(since) => tokio::time::sleep_until((since + EMPTY_WAIT).into()).await,
+/// When a fill without readers is to end: not while somebody reads, nor if it is worth going on.
+fn judged_at(empty_since: Option<Instant>, is_worth_it: bool) -> Option<Instant> {
+    empty_since.filter(|_| !is_worth_it).map(|since| since + EMPTY_WAIT)
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
     }
 }
@@ -217,4 +223,19 @@ fn range_of(part: Part, transfer: &Transfer, total: Option<u64>) -> ByteRange {
     let (start, total) = (transfer.start(), total.unwrap_or(UNANNOUNCED_BYTES_MAX));
     let end = part.end.filter(|_| start == part.from).unwrap_or(total);
     ByteRange { first: start, end: end.min(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::clock;
+
+    /// One that was judged worth it was judged again at once, and again, for as long as it took.
+    #[test]
+    fn a_fill_that_goes_on_without_readers_is_not_judged_all_the_time() {
+        let since = clock::monotonic();
+        assert_eq!(judged_at(Some(since), false), Some(since + EMPTY_WAIT));
+        assert_eq!(judged_at(Some(since), true), None);
+        assert_eq!(judged_at(None, false), None);
+    }
 }

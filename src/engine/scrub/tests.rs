@@ -4,12 +4,11 @@ use super::*;
 use crate::engine::compare::Comparison;
 use crate::engine::deliver::{Body, Cut};
 use crate::engine::rebuild::Rebuilt;
-use crate::engine::{FillRules, Parts, Want, freshness, repository};
+use crate::engine::{Want, fixture};
 use crate::index::{BlobKind, Index, MemberRow};
-use crate::observe::metrics::{Metrics, Snapshot};
+use crate::observe::metrics::Snapshot;
 use crate::registry::{ByteRange, Manifest, RepositoryName, Tag};
 use crate::store::{Owner, PushVolume, Store};
-use crate::upstream::{Setup, Upstream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::path::PathBuf;
@@ -22,39 +21,9 @@ fn store(folder: &tempfile::TempDir) -> Store {
 }
 
 fn engine(folder: &tempfile::TempDir) -> Arc<Engine> {
-    let upstream = Upstream::new(&Setup {
-        url: "http://127.0.0.1:1".parse().unwrap(),
-        account: None,
-        anonymous_fallback: true,
-        cafile: None,
-        realms: vec![],
-        redirects: vec![],
-        stall: Duration::from_secs(30),
-        proxy_hosts: vec![],
-    });
-    let naming = repository::Naming::new(repository::Setup {
-        name: "docker.io",
-        name_configured: false,
-        host: "127.0.0.1:1",
-        account: None,
-        allow: vec![],
-        deny: vec![],
-    });
     let store = store(folder);
-    Engine::new(Parts {
-        upstream: upstream.unwrap(),
-        index: Index::open(&store.index_folder()),
-        store,
-        naming,
-        rules: freshness::Rules { fresh: Duration::ZERO, stale_for: None, serve_gone: true },
-        fill: FillRules { segments: 1, lazy: false },
-        transfers_max: 1,
-        cache: crate::config::Cache::default(),
-        scrub: Rules { period: Duration::ZERO, bytes_per_second: FAST },
-        negative: Duration::ZERO,
-        tags_max: 10,
-        metrics: Arc::new(Metrics::default()),
-    })
+    let index = Index::open(&store.index_folder());
+    fixture::engine(store, index, crate::config::Cache::default())
 }
 
 fn put(store: &Store, content: &[u8]) -> Digest {
