@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{dwelling, refuse, say};
 use crate::config::{Config, Debug, Inputs};
@@ -80,6 +80,8 @@ async fn serve(
     logs: &Logs,
     connections_max: usize,
 ) -> Result<(), String> {
+    // Before anybody is told that we listen: a signal that comes at once is no reason to die.
+    let signals = Signals::catch()?;
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder());
     introduce(config, &root, index.backend());
@@ -121,7 +123,7 @@ async fn serve(
     });
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
-    wait_and_drain(&stop, running, config.http.drain).await?;
+    wait_and_drain(&stop, signals, running, config.http.drain).await?;
     if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
@@ -252,15 +254,32 @@ async fn check_account(upstream: Upstream) {
     }
 }
 
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
 async fn wait_and_drain(
     stop: &Stop,
+    signals: Signals,
     mut running: tokio::task::JoinHandle<()>,
     drain: Duration,
 ) -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
-    let (mut terminate, mut interrupt, mut hangup) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
