@@ -280,8 +280,12 @@ impl Engine {
 
     /// Whether a manifest is at hand, by what is known without looking at the disk.
     pub(super) fn is_held_manifest(&self, digest: &Digest) -> bool {
-        self.unpublished.find(digest).is_some()
-            || self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest)
+        self.unpublished.find(digest).is_some() || self.is_stored_manifest(digest)
+    }
+
+    /// Whether a manifest is in the tree, by the index.
+    pub(super) fn is_stored_manifest(&self, digest: &Digest) -> bool {
+        self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest)
     }
 
     /// A manifest that we hold, for a repository of which only the upstream knows whether it belongs there too. Its HEAD

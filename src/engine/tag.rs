@@ -238,7 +238,9 @@ impl Engine {
         let last = self.index.tag(&repository.key, tag).or(known);
         let moved = last.as_ref().is_none_or(|last| last.digest != head.digest);
         let held = self.is_held_manifest(&head.digest);
-        let before = last.filter(|_| !held).and_then(|last| self.before(&last, &head));
+        // What is only in memory is lost with the process: until it is stored, its past is kept.
+        let before = last.filter(|_| !self.is_stored_manifest(&head.digest));
+        let before = before.and_then(|last| self.before(&last, &head));
         let row = TagRow { before, ..head };
         let member = MemberRow { size: row.size, seen_ms: row.validated_ms };
         let batch = Batch::new()
@@ -292,10 +294,13 @@ impl Engine {
     }
 
     /// Whether a HEAD at least can be answered from the row: a tag that was only ever asked by HEAD is known without
-    /// its manifest.
+    /// its manifest. A manifest that is in the tree and not in the index, as a crash leaves it, is taken in on the way, so
+    /// that it is known for held when the tag moves on.
     async fn is_servable(self: &Arc<Self>, repository: &Repository, row: &TagRow) -> bool {
         let head_alone = row.media_type.is_some() && row.size.is_some();
-        head_alone || row.before.is_some() || self.held_manifest(repository, &row.digest).await.is_some()
+        let held = self.is_held_manifest(&row.digest)
+            || self.held_manifest(repository, &row.digest).await.is_some();
+        held || head_alone || row.before.is_some()
     }
 
     /// The linux/amd64 child for a client that knows no lists. Without one it gets the list: `Accept` never refuses.
