@@ -18,6 +18,7 @@ mod disk;
 mod documents;
 mod flights;
 mod limits;
+mod model;
 mod reach;
 mod service;
 mod smoke;

@@ -8,7 +8,9 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod pull;
+pub mod random;
 pub mod tls;
+pub mod volume;
 
 use std::time::Duration;
 

@@ -59,7 +59,10 @@ impl World {
     pub fn add(&mut self, hub: &Hub, repository: &'static str, tag: &str, random: &mut Random) {
         let first = random.below(LAYERS.len());
         let count = 1 + random.below(3);
-        let layers: Vec<_> = LAYERS.iter().cycle().skip(first).step_by(2).take(count).cloned().collect();
+        let shared = LAYERS.iter().cycle().skip(first).step_by(2).take(count).cloned();
+        // One of its own, so that there is always something cold.
+        let own = image::layer(random.next(), random.choose(&[300, 17_000, 40_000]));
+        let layers: Vec<_> = shared.chain([own]).collect();
         let config = json!({ "os": "linux", "architecture": "amd64", "number": random.next() });
         let (config, manifest) = image::documents(OCI, &layers, &config);
         let digest = hub.manifest(repository, Some(tag), OCI.manifest, manifest.clone());

@@ -176,9 +176,19 @@ impl Hub {
         self.content().add_manifest(repository, tag, media_type, bytes.into())
     }
 
+    /// Points a tag to a manifest that is there.
+    pub fn tag(&self, repository: &str, tag: &str, digest: &str) {
+        self.content().repository(repository).tags.insert(tag.to_owned(), digest.to_owned());
+    }
+
     /// Takes a tag away.
     pub fn remove_tag(&self, repository: &str, tag: &str) {
         self.content().repository(repository).tags.remove(tag);
+    }
+
+    /// Takes a repository away, or brings it back as it was.
+    pub fn hide(&self, repository: &str, hidden: bool) {
+        self.content().repository(repository).hidden = hidden;
     }
 
     /// Shows a repository to [`ACCOUNT`] alone.
