@@ -14,8 +14,10 @@ mod support;
 
 mod clients;
 mod conformance;
+mod crash;
 mod disk;
 mod documents;
+mod failure;
 mod flights;
 mod limits;
 mod model;

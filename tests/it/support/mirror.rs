@@ -107,6 +107,11 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(self) -> Mirror {
+        self.try_start().unwrap_or_else(|(status, log)| panic!("it did not start: {status}\n{log}"))
+    }
+
+    /// The same for one that may end before; then this gives how, and what it said.
+    pub fn try_start(self) -> Result<Mirror, (ExitStatus, String)> {
         let mut process = self
             .command()
             .stdin(Stdio::null())
@@ -116,7 +121,13 @@ impl Setup {
             .unwrap();
         let log = Lines::follow(process.stderr.take().unwrap());
         let access = Lines::follow(process.stdout.take().unwrap());
-        let line = log.wait_for(|line| line.contains("msg=\"listening on "));
+        let line = match log.find(|line| line.contains("msg=\"listening on ")) {
+            Ok(line) => line,
+            Err(log) => {
+                let _ = process.kill();
+                return Err((process.wait().unwrap(), log));
+            }
+        };
         let address = line
             .split("listening on ")
             .nth(1)
@@ -124,7 +135,7 @@ impl Setup {
             .trim_end_matches(['"', '\n'])
             .trim_end_matches(", tls");
         let address = address.split('"').next().unwrap().trim_end_matches(", tls").to_owned();
-        Mirror { setup: self, process, log, access, address }
+        Ok(Mirror { setup: self, process, log, access, address })
     }
 }
 
@@ -181,6 +192,11 @@ impl Mirror {
         self.signal(Signal::KILL);
         self.process.wait().unwrap();
         self.setup.clone()
+    }
+
+    /// Asks it to stop if it is still there; the end is [`Self::ended`].
+    pub fn ask_to_stop(&self) {
+        process::signal(self.pid(), Signal::TERM);
     }
 
     /// Waits for its end.
@@ -249,14 +265,21 @@ impl Lines {
     }
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.find(wanted).unwrap_or_else(|log| panic!("the line never came; so far:\n{log}"))
+    }
+
+    /// Waits for a line; without it, gives all that came instead.
+    fn find(&self, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.lines.lock().unwrap();
         loop {
             if let Some(line) = lines.0.iter().find(|line| wanted(line)) {
-                return line.clone();
+                return Ok(line.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!lines.1 && !left.is_zero(), "the line never came; so far:\n{}", lines.0.join("\n"));
+            if lines.1 || left.is_zero() {
+                return Err(lines.0.join("\n"));
+            }
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
     }
