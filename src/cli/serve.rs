@@ -259,6 +259,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Never asked: caught, it lets a write beyond the limit of file sizes fail as on a full disk instead of ending us.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -268,6 +270,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            _file_size: listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }
@@ -279,7 +282,7 @@ async fn wait_and_drain(
     mut running: tokio::task::JoinHandle<()>,
     drain: Duration,
 ) -> Result<(), String> {
-    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+    let Signals { mut terminate, mut interrupt, mut hangup, _file_size } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

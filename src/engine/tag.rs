@@ -298,8 +298,8 @@ impl Engine {
     /// that it is known for held when the tag moves on.
     async fn is_servable(self: &Arc<Self>, repository: &Repository, row: &TagRow) -> bool {
         let head_alone = row.media_type.is_some() && row.size.is_some();
-        let held = self.is_held_manifest(&row.digest)
-            || self.held_manifest(repository, &row.digest).await.is_some();
+        let held =
+            self.is_held_manifest(&row.digest) || self.held_manifest(repository, &row.digest).await.is_some();
         held || head_alone || row.before.is_some()
     }
 
