@@ -68,9 +68,11 @@ impl Script {
 
     /// Everything that was there before is given out, without an upstream.
     async fn serves(&self, mirror: &Mirror, before: &Volume) {
-        let down = [Host::Registry, Host::Token, Host::Cdn].map(|host| self.hub.fault(host, "", Fault::Close));
+        let down =
+            [Host::Registry, Host::Token, Host::Cdn].map(|host| self.hub.fault(host, "", Fault::Close));
         for (repository, digest) in before.layers.iter().chain(&before.revisions) {
-            let kind = if self.images.iter().any(|image| image.digest == *digest) { "manifests" } else { "blobs" };
+            let kind =
+                if self.images.iter().any(|image| image.digest == *digest) { "manifests" } else { "blobs" };
             let answer = pull::get(&mirror.url(&format!("/v2/{repository}/{kind}/{digest}"))).await;
             assert_eq!((answer.status, &answer.digest()), (200, digest), "published before the end");
         }
@@ -102,7 +104,8 @@ fn start(setup: Setup) -> Mirror {
 /// Runs the script under a wrapper; how it ended.
 async fn run(script: &Script, setup: &Setup, wrapper: &[String]) -> ExitStatus {
     // One processor: fewer threads share the calls, so that n reaches more of them.
-    let words: Vec<_> = ["taskset", "-c", "0"].into_iter().chain(wrapper.iter().map(String::as_str)).collect();
+    let words: Vec<_> =
+        ["taskset", "-c", "0"].into_iter().chain(wrapper.iter().map(String::as_str)).collect();
     let doomed = setup.clone().under(&words);
     let mut mirror = match tokio::task::block_in_place(|| doomed.try_start()) {
         Ok(mirror) => mirror,
@@ -138,7 +141,8 @@ async fn check(script: &Script, setup: &Setup, before: &Volume) {
 /// The next point after the n-th. The calls that order the disk are tried at each; of the others, most of which are none
 /// of the store's, growing steps reach the end of the run.
 fn next(call: &str, nth: usize) -> usize {
-    let all = is_long() || ["fallocate", "fdatasync", "fsync", "ftruncate", "rename", "unlink"].contains(&call);
+    let all =
+        is_long() || ["fallocate", "fdatasync", "fsync", "ftruncate", "rename", "unlink"].contains(&call);
     if all { nth + 1 } else { nth * 2 }
 }
 

@@ -185,7 +185,15 @@ async fn a_start_on_a_failing_disk_works_or_says_why_not() {
     let hub = Hub::start().await;
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    let calls = [("mkdir", 17), ("ftruncate", 1), ("pwrite64", 3), ("fdatasync", 3), ("rename", 1), ("flock", 1), ("fcntl", 4)];
+    let calls = [
+        ("mkdir", 17),
+        ("ftruncate", 1),
+        ("pwrite64", 3),
+        ("fdatasync", 3),
+        ("rename", 1),
+        ("flock", 1),
+        ("fcntl", 4),
+    ];
     let (mut failures, mut refusals) = (0, 0);
     for (call, last) in calls {
         let step = if is_long() { 1 } else { last / 2 + 1 };

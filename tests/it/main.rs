@@ -18,6 +18,7 @@ mod crash;
 mod disk;
 mod documents;
 mod failure;
+mod faults;
 mod flights;
 mod limits;
 mod model;

@@ -41,7 +41,13 @@ async fn whatever_happens_only_what_may_be_answered_is_answered() {
     eprintln!("reference model: {count} seeds: {total:?}");
     // The model is no good if hardly anything happens.
     if count >= 200 {
-        assert!(total.answers > 20 * count && total.faults > count && total.restarts > count / 2, "{total:?}");
-        assert!(total.whole > 5 * count && total.refused > count / 4 && total.stale > count / 10, "{total:?}");
+        assert!(
+            total.answers > 20 * count && total.faults > count && total.restarts > count / 2,
+            "{total:?}"
+        );
+        assert!(
+            total.whole > 5 * count && total.refused > count / 4 && total.stale > count / 10,
+            "{total:?}"
+        );
     }
 }

@@ -76,7 +76,10 @@ impl Mind {
     /// The process ended by a signal that lets it end what is under way.
     pub fn stopped(&mut self, volume: &Volume) {
         for (repository, digest) in &self.owed.held {
-            assert!(volume.blobs.contains(digest), "{digest} of {repository} was given out and is not stored");
+            assert!(
+                volume.blobs.contains(digest),
+                "{digest} of {repository} was given out and is not stored"
+            );
         }
         self.durable = self.owed.clone();
         self.forget();
@@ -123,7 +126,8 @@ impl Mind {
         let strict = there && !self.fresh && !self.clouded && !exchange.faulty;
         let oldest = if strict { history.len() - 1 } else { owed.unwrap_or(0) };
         let found = history[oldest..].iter().rposition(|target| *target == digest);
-        let found = found.unwrap_or_else(|| panic!("{key:?} leads to {digest}, not to {:?}", &history[oldest..]));
+        let found =
+            found.unwrap_or_else(|| panic!("{key:?} leads to {digest}, not to {:?}", &history[oldest..]));
         if !exchange.head {
             self.owed.tags.insert(key, oldest + found);
             self.owed.held.insert(place(exchange.repository, &digest));
@@ -180,7 +184,7 @@ impl Mind {
         let (content, answer) = (&exchange.world.content[digest], exchange.answer);
         let size = content.len() as u64;
         match (answer.status, range.within(size)) {
-            (200, _) => return self.blob(digest, exchange),
+            (200, _) => self.blob(digest, exchange),
             (206, Some((first, end))) => {
                 exchange.check_right(digest);
                 let expected = format!("bytes {first}-{}/{size}", end - 1);
@@ -189,7 +193,10 @@ impl Mind {
                 if answer.whole {
                     // Out of a transfer under way it is checked by its transport alone.
                     let right = answer.body == part || exchange.faulty || self.tainted.contains(digest);
-                    assert!(right && answer.body.len() == part.len(), "{range:?} of {digest} has other bytes");
+                    assert!(
+                        right && answer.body.len() == part.len(),
+                        "{range:?} of {digest} has other bytes"
+                    );
                     return Verdict::Whole;
                 }
                 self.excused_cut(digest, exchange);

@@ -145,7 +145,9 @@ impl Trouble {
                 hub.revoke_tokens();
                 vec![hub.fault(Host::Token, "", Fault::Answer(500, "", ""))]
             }
-            Self::CdnRefuses => vec![hub.fault(Host::Cdn, "", Fault::Answer(403, "", "<Error>expired</Error>"))],
+            Self::CdnRefuses => {
+                vec![hub.fault(Host::Cdn, "", Fault::Answer(403, "", "<Error>expired</Error>"))]
+            }
             Self::Cut(after, count) => times(hub.fault(Host::Cdn, "GET", Fault::Cut(after)), count),
             Self::CutWithoutRanges(after) => {
                 let cut = hub.fault(Host::Cdn, "GET", Fault::Cut(after));
@@ -192,9 +194,7 @@ impl Operation {
             68 | 69 => Self::Restart,
             70..73 => Self::Kill,
             73..77 => Self::Publish { repository, tag },
-            77..80 => {
-                Self::Move { repository, tag, digest: random.choose(&world.images[repository]).digest }
-            }
+            77..80 => Self::Move { repository, tag, digest: random.choose(&world.images[repository]).digest },
             80 => Self::Untag { repository, tag },
             81..84 => Self::Hide { repository, hidden: !world.is_hidden(repository) },
             _ if troubled => Self::Heal,

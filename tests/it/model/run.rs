@@ -235,9 +235,10 @@ impl Stage {
 
     /// Reads the first bytes of a blob and leaves.
     async fn leave(&self, repository: &str, digest: &str) {
-        let mut response = soon("a head", self.request(Method::GET, repository, &format!("blobs/{digest}")).send())
-            .await
-            .unwrap();
+        let mut response =
+            soon("a head", self.request(Method::GET, repository, &format!("blobs/{digest}")).send())
+                .await
+                .unwrap();
         if response.status() == 200
             && let Ok(Some(first)) = soon("a piece", response.chunk()).await
         {

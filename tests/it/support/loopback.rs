@@ -67,3 +67,20 @@ fn shut_down(folder: &File) {
     };
     done.expect("the kernel shuts down an ext4 file system for root");
 }
+
+/// A small file system in memory.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    pub fn mount(place: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(place).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "none", place.to_str().unwrap()]);
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["-l", self.0.to_str().unwrap()]).status();
+    }
+}

@@ -9,8 +9,20 @@ use super::process::{self, Signal};
 
 /// System calls by which the state on the disk changes.
 pub const CHANGES: [&str; 14] = [
-    "openat", "mkdir", "ftruncate", "fallocate", "write", "writev", "pwrite64", "pwritev", "fdatasync", "fsync",
-    "rename", "unlink", "link", "linkat",
+    "openat",
+    "mkdir",
+    "ftruncate",
+    "fallocate",
+    "write",
+    "writev",
+    "pwrite64",
+    "pwritev",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "unlink",
+    "link",
+    "linkat",
 ];
 
 /// The arguments of a mirror under strace that ends by SIGKILL when one of its threads enters a call for the `nth` time.
@@ -40,7 +52,17 @@ impl Attached {
     pub fn fail(mirror: u32, call: &str, error: &str, when: &str, log: &Path) -> Self {
         let inject = format!("inject={call}:error={error}:when={when}");
         let process = Command::new("strace")
-            .args(["-f", "-qq", "-y", "-o", log.to_str().unwrap(), "-e", &format!("trace={call}"), "-e", &inject])
+            .args([
+                "-f",
+                "-qq",
+                "-y",
+                "-o",
+                log.to_str().unwrap(),
+                "-e",
+                &format!("trace={call}"),
+                "-e",
+                &inject,
+            ])
             .args(["-p", &mirror.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::null())

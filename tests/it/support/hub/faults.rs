@@ -26,6 +26,10 @@ pub enum Fault {
     NoRange,
     /// No `Content-Length`: the close of the connection ends the body.
     NoLength,
+    /// No `Content-Length`, and so many bytes more than there are.
+    Longer(usize),
+    /// `Transfer-Encoding: chunked`; cut without a last chunk after so many bytes, if it is told.
+    Chunks(Option<u64>),
     /// The connection closed without an answer.
     Close,
 }
