@@ -10,7 +10,7 @@
 //! * what was given out once is given out again, whatever became of the upstream; after `kill -9`, what was published;
 //! * a refusal and a cut have a reason: the upstream does not have it, or a fault that was ordered came to pass.
 //!
-//! `TIDEGATE_TESTS_SEED=<n>` runs one seed alone.
+//! `TIDEGATE_TESTS_SEED=<n>` runs one seed alone, `TIDEGATE_TESTS_SEED=<first>..<end>` those.
 
 mod mind;
 mod operation;
@@ -27,7 +27,7 @@ const SEEDS_AT_ONCE: usize = 24;
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_only_what_may_be_answered_is_answered() {
     let seeds: Vec<u64> = match std::env::var("TIDEGATE_TESTS_SEED") {
-        Ok(seed) => vec![seed.parse().expect("TIDEGATE_TESTS_SEED is a number")],
+        Ok(wanted) => wanted_seeds(&wanted).expect("TIDEGATE_TESTS_SEED is a number, or two with .. between"),
         Err(_) if is_long() => (0..10_000).collect(),
         Err(_) => (0..200).collect(),
     };
@@ -49,5 +49,12 @@ async fn whatever_happens_only_what_may_be_answered_is_answered() {
             total.whole > 5 * count && total.refused > count / 4 && total.stale > count / 10,
             "{total:?}"
         );
+    }
+}
+
+fn wanted_seeds(text: &str) -> Option<Vec<u64>> {
+    match text.split_once("..") {
+        None => Some(vec![text.parse().ok()?]),
+        Some((first, end)) => Some((first.parse().ok()?..end.parse().ok()?).collect()),
     }
 }

@@ -77,6 +77,27 @@ async fn a_power_cut_at_any_change_of_the_disk_loses_nothing_that_was_published(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_while_the_mirror_starts_after_another_changes_nothing() {
+    let script = Script::new().await;
+    for (call, nth) in [("unlink", 1), ("fdatasync", 1), ("pwrite64", 1)] {
+        let Some(machine) = Machine::new(&script) else { return };
+        let first = run(&script, &machine.setup, &kill_at("fsync", 4)).await;
+        assert_eq!(first.signal(), Some(9), "{first}");
+        // A leftover to remove, whatever the cut spared.
+        let leftover = machine.setup.root().join("tidegate/partial/leftover");
+        std::fs::write(&leftover, "half").unwrap();
+        std::fs::File::open(&leftover).unwrap().sync_all().unwrap();
+        let before = Volume::read(&machine.setup.root());
+        machine.disk.cut();
+        machine.disk.power_on();
+        let second = run(&script, &machine.setup, &kill_at(call, nth)).await;
+        assert_eq!(second.signal(), Some(9), "{call} {nth}: {second}");
+        machine.disk.cut();
+        check(&script, &machine, &before).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_goes_away_under_a_running_mirror_is_passed_by() {
     let script = Script::new().await;
     let Some(machine) = Machine::new(&script) else { return };

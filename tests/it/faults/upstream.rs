@@ -163,6 +163,18 @@ async fn an_upstream_that_breaks_off_at_one_place_for_ever_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_absence_ends_with_a_manifest_that_names_it() {
+    let cold = Cold::new().await;
+    cold.hub.hide("library/app", true);
+    let manifest = cold.url(&format!("manifests/{}", cold.image.digest));
+    assert_eq!((get(&manifest).await.status, get(&cold.layer()).await.status), (404, 404));
+    cold.hub.hide("library/app", false);
+    // The tag was not asked for, so nothing is remembered of it.
+    cold.is_pulled().await;
+    assert_eq!(get(&manifest).await.digest(), cold.image.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_absent_names_takes_little() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[]);
