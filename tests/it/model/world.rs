@@ -94,9 +94,10 @@ impl World {
         images.flat_map(|image| image.blobs.iter().chain([&image.digest])).any(|known| known == digest)
     }
 
-    /// A blob of a repository.
+    /// A blob of a repository, more often than not of its newest image, of which little is held.
     pub fn any_blob(&self, repository: &str, random: &mut Random) -> String {
-        let image = random.choose(&self.images[repository]);
+        let images = &self.images[repository];
+        let image = if random.chance(40) { images[images.len() - 1].clone() } else { random.choose(images) };
         random.choose(&image.blobs)
     }
 }

@@ -18,6 +18,8 @@ pub enum Fault {
     Hold,
     /// The right head, and after so many bytes nothing until [`super::Hub::release`].
     Gate(u64),
+    /// The right answer at so many bytes a second.
+    Slow(u64),
     /// The right length, and one wrong byte at the end.
     Wrong,
     /// No `Docker-Content-Digest`.

@@ -196,6 +196,14 @@ async fn write_body(
     fault: Option<Fault>,
 ) -> Option<()> {
     let (mut at, end) = range;
+    if let Some(Fault::Slow(rate)) = fault {
+        while at < end {
+            let next = end.min(at + rate.div_ceil(50));
+            at = write_part(stream, state, host, body, (at, next)).await?;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        return Some(());
+    }
     let stop = match &fault {
         Some(Fault::Cut(after) | Fault::Gate(after)) => end.min(at + after),
         Some(Fault::Wrong) => end - 1,
