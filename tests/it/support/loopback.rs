@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use super::PATIENCE;
 use super::command::run;
 
 /// Length of the file; sparse.
@@ -39,8 +42,21 @@ impl Disk {
 
     /// Power again: the journal is replayed.
     pub fn power_on(&self) {
-        run("umount", &[self.place.to_str().unwrap()]);
-        self.attach();
+        let deadline = Instant::now() + PATIENCE;
+        // A process that another test is just starting holds, for a moment, all that this one has open; and one with mounts
+        // of its own keeps the old file system alive.
+        loop {
+            let gone =
+                Command::new("umount").arg(&self.place).stderr(Stdio::null()).status().unwrap().success();
+            if gone {
+                self.attach();
+                if File::create(self.place.join("power")).is_ok() {
+                    break std::fs::remove_file(self.place.join("power")).unwrap();
+                }
+            }
+            assert!(Instant::now() < deadline, "{} stays in use", self.place.display());
+            std::thread::yield_now();
+        }
     }
 
     fn attach(&self) {
@@ -51,7 +67,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").args(["-l", self.place.to_str().unwrap()]).status();
+        let _ = Command::new("umount").args(["-l", self.place.to_str().unwrap()]).status();
     }
 }
 
@@ -81,6 +97,6 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").args(["-l", self.0.to_str().unwrap()]).status();
+        let _ = Command::new("umount").args(["-l", self.0.to_str().unwrap()]).status();
     }
 }
