@@ -1,9 +1,11 @@
 //! The command line: our own commands, and the forms in which containers and units call `registry`.
 //!
-//! Exit codes: 0 done, 1 the configuration or the machine does not allow it, 2 the command line makes no sense.
+//! Exit codes: 0 done, 1 the configuration or the machine does not allow it, 2 the command line makes no sense, 3 no
+//! mirror runs, and its volume can't be had.
 
 mod check;
 mod dwelling;
+mod operate;
 mod serve;
 
 use std::ffi::OsString;
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Errors, Inputs, process_variables};
+use crate::engine::Command as Order;
 
 /// A Docker Hub pull-through mirror with an HTTPS edge.
 #[derive(Debug, Parser)]
@@ -36,13 +39,81 @@ enum Command {
         /// A config.yml, found as `serve` finds it.
         config: Option<PathBuf>,
     },
-    /// Accepted for scripts written for registry; there is nothing to collect here.
-    #[command(hide = true)]
-    GarbageCollect {
-        /// What registry takes.
-        #[arg(allow_hyphen_values = true, num_args = 0..)]
-        arguments: Vec<OsString>,
+    /// Keep an image, a digest or the images of repositories, whatever the budget says.
+    Pin {
+        /// library/alpine:3, sha256:…, or library/*
+        what: String,
+        #[command(flatten)]
+        of: Of,
     },
+    /// Let the budget decide again on what was pinned.
+    Unpin {
+        /// As it was pinned.
+        what: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// List what is pinned.
+    Pins {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Make room now, as far as the budget wants it.
+    Evict {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Hash everything that is held; what is damaged is set aside and fetched again when it is asked for.
+    Scrub {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// The index of what is held.
+    Index {
+        #[command(subcommand)]
+        task: IndexTask,
+    },
+    /// As registry has it: with --dry-run says what would be evicted, else evicts and scrubs once.
+    GarbageCollect {
+        /// Only say what would go.
+        #[arg(short, long)]
+        dry_run: bool,
+        /// Accepted; there is nothing untagged to tell apart here.
+        #[arg(short = 'm', long)]
+        delete_untagged: bool,
+        /// Accepted.
+        #[arg(short, long)]
+        quiet: bool,
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum IndexTask {
+    /// Take everything that the tree has into the index.
+    Rebuild {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Compare index and tree, and say what differs.
+    Verify {
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+/// Which mirror a command is for, and how it answers.
+#[derive(Debug, clap::Args)]
+struct Of {
+    /// The config.yml of the mirror, found as `serve` finds it.
+    config: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command line to its end.
@@ -51,16 +122,30 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match Arguments::try_parse_from(arguments) {
         Ok(Arguments { command: Command::Serve { config } }) => with_inputs(config, serve::run),
         Ok(Arguments { command: Command::Check { config } }) => with_inputs(config, check::run),
-        Ok(Arguments { command: Command::GarbageCollect { .. } }) => {
-            say(
-                "tidegate keeps no garbage: nothing was deleted, and the mirror need not be stopped for this",
-            );
-            ExitCode::SUCCESS
+        Ok(Arguments { command }) => {
+            let (orders, of) = orders(command);
+            with_inputs(of.config, |inputs| operate::run(inputs, &orders, of.json))
         }
         Err(error) => {
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
+    }
+}
+
+/// What a command asks of a mirror, one after the other.
+fn orders(command: Command) -> (Vec<Order>, Of) {
+    match command {
+        Command::Pin { what, of } => (vec![Order::Pin { what }], of),
+        Command::Unpin { what, of } => (vec![Order::Unpin { what }], of),
+        Command::Pins { of } => (vec![Order::Pins], of),
+        Command::Evict { dry_run, of } => (vec![Order::Evict { dry_run }], of),
+        Command::Scrub { of } => (vec![Order::Scrub], of),
+        Command::Index { task: IndexTask::Rebuild { of } } => (vec![Order::IndexRebuild], of),
+        Command::Index { task: IndexTask::Verify { of } } => (vec![Order::IndexVerify], of),
+        Command::GarbageCollect { dry_run: true, of, .. } => (vec![Order::Evict { dry_run: true }], of),
+        Command::GarbageCollect { of, .. } => (vec![Order::Evict { dry_run: false }, Order::Scrub], of),
+        Command::Serve { config } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
     }
 }
 
@@ -79,7 +164,7 @@ fn as_registry(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
-fn with_inputs(file: Option<PathBuf>, command: fn(&Inputs) -> ExitCode) -> ExitCode {
+fn with_inputs(file: Option<PathBuf>, command: impl FnOnce(&Inputs) -> ExitCode) -> ExitCode {
     match process_variables() {
         Ok(variables) => command(&Inputs { file, variables }),
         Err(errors) => refuse(&errors),
@@ -125,6 +210,6 @@ mod tests {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
         let parsed = Arguments::try_parse_from(["registry", "garbage-collect", "-m", "/c.yml"]).unwrap();
-        assert!(matches!(parsed.command, Command::GarbageCollect { arguments } if arguments.len() == 2));
+        assert!(matches!(parsed.command, Command::GarbageCollect { delete_untagged: true, .. }));
     }
 }

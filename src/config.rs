@@ -64,6 +64,12 @@ pub struct Config {
     pub tags_max: u32,
     /// `tidegate.tags.*`.
     pub tags: TagRules,
+    /// `tidegate.fill.*`.
+    pub fill: Fill,
+    /// `tidegate.cache.*` and `proxy.ttl`.
+    pub cache: Cache,
+    /// `tidegate.admin.*`.
+    pub admin: Admin,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -80,25 +86,54 @@ impl Config {
         let (file, mut root) = file::read_chosen(file, default_paths, &mut report);
         environment::apply(&mut root, &inputs.variables, &mut report);
         compat::check(&mut root, &mut report);
-        let config = Self::read(file, &mut Reader::new(&root, &mut report));
+        let places = sections::Places::of(&inputs.variables);
+        let config = Self::read(file, &mut Reader::new(&root, &mut report), &places);
         let warnings = report.finish()?;
         Ok(Self { warnings, ..config })
     }
 
-    fn read(file: Option<PathBuf>, reader: &mut Reader<'_>) -> Self {
+    fn read(file: Option<PathBuf>, reader: &mut Reader<'_>, places: &sections::Places) -> Self {
+        let storage = sections::storage(reader);
         Self {
             file,
             log: sections::log(reader),
             http: sections::http(reader),
-            storage: sections::storage(reader),
+            admin: sections::admin(reader, places, &storage),
+            storage,
             proxy: sections::proxy(reader),
             health: sections::health(reader),
             catalog_max: sections::page(reader, "catalog.maxentries"),
             tags_max: sections::page(reader, "tags.maxtags"),
             tags: sections::tags(reader),
+            fill: sections::fill(reader),
+            cache: sections::cache(reader),
             warnings: Vec::new(),
         }
     }
+}
+
+/// `tidegate.admin.*`: where the commands of an operator go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Whether the group of the process may use it too: that of its unit.
+    pub group: bool,
+}
+
+/// `tidegate.fill.*`: how blobs are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// Most transfers at once.
+    pub concurrent: u32,
+    /// Most transfers at once from one upstream.
+    pub per_upstream: u32,
+    /// Transfers of one large blob at once for speed alone.
+    pub segments: u32,
+    /// Whether only what clients ask for is fetched, not the whole blob.
+    pub lazy: bool,
+    /// How long a transfer may give no byte.
+    pub stall: Duration,
 }
 
 /// `log.*`.
@@ -253,6 +288,59 @@ pub struct TagRules {
     pub refuse_gone: bool,
     /// How long an absence is remembered.
     pub negative: Duration,
+}
+
+/// `tidegate.cache.*` and `proxy.ttl`: how much is kept, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// How often each blob is read and hashed again; zero for never.
+    pub scrub: Duration,
+    /// How fast that goes.
+    pub scrub_bytes_per_second: u64,
+    /// The most that the cache takes.
+    pub max_size: Share,
+    /// The least that is left free on its file system.
+    pub min_free: Share,
+    /// How long what was named in an answer stays at least.
+    pub hold: Duration,
+    /// How long what nobody uses is kept; `None` without limit.
+    pub idle: Option<Duration>,
+    /// Whether what was found in the volume goes without asking the upstream whether it still has it.
+    pub evict_adopted: bool,
+}
+
+/// A part of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of it, at most 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// The part of a whole.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => whole / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl Default for Cache {
+    /// What is used where nothing is set.
+    fn default() -> Self {
+        Self {
+            scrub: Duration::from_secs(30 * 24 * 3600),
+            scrub_bytes_per_second: 16 * 1024 * 1024,
+            max_size: Share::Percent(80),
+            min_free: Share::Percent(5),
+            hold: Duration::from_secs(600),
+            idle: None,
+            evict_adopted: false,
+        }
+    }
 }
 
 /// `health.*`. A failing check answers 503 to everything.

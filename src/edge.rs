@@ -5,6 +5,7 @@
 //! out wrong resets its connection; one that only broke off closes it short, so that clients go on with a range.
 
 mod activity;
+mod admin;
 mod answer;
 mod body;
 mod conditional;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+pub use admin::Admin;
 pub use console::Console;
 use drain::Drain;
 use listener::Listener;
@@ -39,6 +41,8 @@ pub enum Role {
     Mirror(Arc<Site>),
     /// Health and metrics.
     Console(Arc<Console>),
+    /// Commands of an operator.
+    Admin(Arc<Admin>),
 }
 
 /// A listener with all it needs.
@@ -70,6 +74,7 @@ impl Edge {
                 () = drain.began() => break,
             };
             let Some((socket, peer)) = accepted else { continue };
+            let peer = if matches!(self.role, Role::Admin(_)) { socket.user() } else { peer };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                 self.metrics.refused();
                 if !std::mem::replace(&mut full, true) {

@@ -10,14 +10,22 @@
 //!
 //! The engine knows nothing of HTTP heads and sockets; [`crate::edge`] turns its answers into them.
 
+pub mod budget;
+pub mod compare;
 pub mod deliver;
+pub mod evict;
 pub mod fault;
 pub mod flight;
 pub mod freshness;
+pub mod operate;
 pub mod outcome;
+pub mod pace;
 pub mod passing;
+pub mod rebuild;
 pub mod recent;
 pub mod repository;
+pub mod rescue;
+pub mod scrub;
 
 mod adopt;
 mod blob;
@@ -32,30 +40,35 @@ mod unpublished;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use blob::BlobAnswer;
+pub use budget::{OverBudget, Reservation, Standing};
+pub use evict::EvictReport;
+pub use evict::pins::{Pin, PinError};
 pub use fault::Denial;
+pub use fill::FillRules;
 pub use list::{CatalogPage, Next, TagsPage};
 pub use manifest::ManifestAnswer;
+pub use operate::Command;
 pub use outcome::{Outcome, Stale};
 pub use referrers::ReferrersAnswer;
 pub use repository::Repository;
 
-use crate::index::{Index, RepoKey};
+use crate::config::Cache;
+use crate::index::{Identity, Index, RepoKey};
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, RepositoryName, Tag, route};
 use crate::store::Store;
 use crate::sys::collapse::Collapse;
 use crate::upstream::Upstream;
+use budget::Budget;
+use evict::Evictor;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use recent::Recent;
 use repository::{Naming, NotServed};
-
-/// Most fills at once. Each holds one upstream connection, one file and about 1 MiB; a queue of waiting ones is served
-/// in order.
-pub const FILLS_MAX: usize = 64;
+use rescue::Damage;
 
 /// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
 const PUBLICATIONS_MAX: usize = 8;
@@ -68,6 +81,10 @@ const MISTRUST: Duration = Duration::from_secs(60);
 
 /// How long a blob that the disk would not take is passed through, before it is tried again.
 const NO_ROOM: Duration = Duration::from_secs(30);
+
+/// How long a damaged file that is still in its place is not looked at again. The right bytes that take its place make a
+/// file of their own, which this does not concern.
+const DISTRUST: Duration = Duration::from_secs(600);
 
 /// How long a manifest that could not be fetched is not asked for on behalf of a tag that moved to it, while what the tag
 /// pointed at before is at hand. A limited upstream counts such questions.
@@ -92,8 +109,17 @@ pub struct Parts {
     pub naming: Naming,
     /// Freshness of tags.
     pub rules: Rules,
+    /// How fills behave.
+    pub fill: FillRules,
+    /// Most transfers from the upstream at once. Each holds one connection, one file and about 1 MiB; those that wait are
+    /// served in order.
+    pub transfers_max: usize,
     /// How long an absence is remembered.
     pub negative: Duration,
+    /// How often and how fast what is held is read again.
+    pub scrub: scrub::Rules,
+    /// How much is kept, and for how long.
+    pub cache: Cache,
     /// Most tags in one answer to a client that names a number.
     pub tags_max: u32,
     /// Where to count.
@@ -108,14 +134,19 @@ pub struct Engine {
     index: Arc<Index>,
     naming: Naming,
     rules: Rules,
+    fill_rules: FillRules,
+    scrub: scrub::Rules,
     tags_max: u32,
     metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
+    evictor: Evictor,
     gate: Gate,
     flights: Flights,
     negatives: Recent<(RepoKey, Wanted)>,
     withheld: Recent<(RepoKey, Digest), Stale>,
     mistrusted: Recent<Digest>,
     unstorable: Recent<Digest>,
+    damaged: Recent<Digest, (Identity, Damage)>,
     referrers: Recent<referrers::Question, ReferrersAnswer>,
     no_referrers: Recent<()>,
     referrer_questions: Collapse<referrers::Question, ReferrersAnswer>,
@@ -132,6 +163,9 @@ pub struct Engine {
     publications: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
     small_verifications: Arc<Semaphore>,
+    scrubbing: Semaphore,
+    scrub_on_demand: Semaphore,
+    scrub_wanted: Notify,
 }
 
 /// What was asked for and found absent.
@@ -160,14 +194,19 @@ impl Engine {
             index: Arc::new(parts.index),
             naming: parts.naming,
             rules: parts.rules,
+            fill_rules: parts.fill,
+            scrub: parts.scrub,
             tags_max: parts.tags_max,
             metrics: parts.metrics,
+            budget: Budget::new(parts.cache),
+            evictor: Evictor::default(),
             gate: Gate::default(),
             flights: Flights::default(),
             negatives: Recent::new(parts.negative, FACTS_MAX),
             withheld: Recent::new(WITHHOLDING, FACTS_MAX),
             mistrusted: Recent::new(MISTRUST, FACTS_MAX),
             unstorable: Recent::new(NO_ROOM, FACTS_MAX),
+            damaged: Recent::new(DISTRUST, FACTS_MAX),
             referrers: Recent::new(referrers::REMEMBERED_FOR, referrers::REMEMBERED_MAX),
             no_referrers: Recent::new(referrers::FAILED_FOR, 1),
             referrer_questions: Collapse::default(),
@@ -180,10 +219,13 @@ impl Engine {
             linked: links::Linked::default(),
             tag_links: Mutex::default(),
             linkings: Arc::new(Semaphore::new(links::LINKINGS_MAX)),
-            fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            fills: Arc::new(Semaphore::new(parts.transfers_max)),
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             small_verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            scrubbing: Semaphore::new(1),
+            scrub_on_demand: Semaphore::new(1),
+            scrub_wanted: Notify::new(),
         })
     }
 

@@ -10,7 +10,11 @@
 //!
 //! On file systems where maps are not safe (network, user space, overlay) the overlay is all there is.
 
+pub mod heat;
+pub mod scan;
+
 mod environment;
+mod inspect;
 mod overlay;
 mod rows;
 mod schema;
@@ -23,8 +27,9 @@ use heed::types::Bytes;
 use heed::{Database, Env, WithTls};
 
 pub use crate::sys::files::Identity;
+pub use heat::Heat;
 pub use rows::{Before, BlobKind, BlobRow, MemberRow, TagRow};
-pub use schema::{Batch, RepoKey};
+pub use schema::{Batch, PIN_BYTES_MAX, RepoKey};
 
 use crate::registry::{Digest, RepositoryName, Tag};
 use crate::sys::files;
@@ -54,6 +59,9 @@ pub struct Index {
     overlay: Arc<Overlay>,
     writer: Option<Writer>,
     backend: Backend,
+    /// Where it is noted that the map was left in order.
+    mark: Option<environment::Mark>,
+    heat: Heat,
 }
 
 impl Index {
@@ -64,7 +72,7 @@ impl Index {
             return Self::in_memory(format!("maps are not safe on {kind}"));
         }
         match environment::open(folder) {
-            Ok(map) => Self::mapped(map),
+            Ok(map) => Self::mapped(map, environment::Mark::of(folder)),
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "the index can't be used; this one lives in memory");
                 Self::in_memory(error.to_string())
@@ -75,13 +83,43 @@ impl Index {
     /// An index without a disk.
     pub fn in_memory(reason: String) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::KEPT_ROWS_MAX));
-        Self { map: None, overlay, writer: None, backend: Backend::Memory(reason) }
+        Self {
+            map: None,
+            overlay,
+            writer: None,
+            backend: Backend::Memory(reason),
+            mark: None,
+            heat: Heat::in_memory(),
+        }
     }
 
-    fn mapped(map: Map) -> Self {
+    fn mapped(map: Map, mark: environment::Mark) -> Self {
         let overlay = Arc::new(Overlay::new(overlay::PENDING_ROWS_MAX));
         let writer = Writer::start(map.clone(), Arc::clone(&overlay));
-        Self { map: Some(map), overlay, writer: Some(writer), backend: Backend::Mapped }
+        Self {
+            map: Some(map),
+            overlay,
+            writer: Some(writer),
+            backend: Backend::Mapped,
+            mark: Some(mark),
+            heat: Heat::in_memory(),
+        }
+    }
+
+    /// The same index with last uses that are kept on disk.
+    pub fn with_heat(mut self, heat: Heat) -> Self {
+        self.heat = heat;
+        self
+    }
+
+    /// The last uses of blobs.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Notes that a digest was named in an answer just now.
+    pub fn touch(&self, digest: &Digest) {
+        self.heat.touch(digest, heat::now());
     }
 
     /// Where rows are kept.
@@ -144,19 +182,24 @@ impl Index {
     /// The ends of all keys under a prefix, map and overlay together.
     fn scan<T: std::str::FromStr>(&self, prefix: &[u8], after: Option<&str>, limit: usize) -> Vec<T> {
         let start = [prefix, after.unwrap_or_default().as_bytes()].concat();
+        let keys = self.keys(&start, prefix, limit);
+        let ends = keys.iter().filter(|key| after.is_none() || key.as_slice() != start.as_slice());
+        let texts = ends.filter_map(|key| std::str::from_utf8(key.get(prefix.len()..)?).ok());
+        texts.filter_map(|text| text.parse().ok()).take(limit).collect()
+    }
+
+    /// Keys under a prefix from `start` on, map and overlay together: `limit` of them at least, if there are so many.
+    fn keys(&self, start: &[u8], prefix: &[u8], limit: usize) -> std::collections::BTreeSet<Vec<u8>> {
         // One more than wanted: the start itself is left out.
-        let pending = self.overlay.from(&start, prefix, limit.saturating_add(1));
-        let mut keys =
-            self.mapped_keys(&start, prefix, limit.saturating_add(pending.len()).saturating_add(1));
+        let pending = self.overlay.from(start, prefix, limit.saturating_add(1));
+        let mut keys = self.mapped_keys(start, prefix, limit.saturating_add(pending.len()).saturating_add(1));
         for (key, row) in pending {
             match row {
                 Pending::Row(_) => keys.insert(key),
                 Pending::Removed => keys.remove(&key),
             };
         }
-        let ends = keys.iter().filter(|key| after.is_none() || key.as_slice() != start.as_slice());
-        let texts = ends.filter_map(|key| std::str::from_utf8(key.get(prefix.len()..)?).ok());
-        texts.filter_map(|text| text.parse().ok()).take(limit).collect()
+        keys
     }
 
     fn mapped_keys(&self, start: &[u8], prefix: &[u8], limit: usize) -> std::collections::BTreeSet<Vec<u8>> {
@@ -178,8 +221,10 @@ impl Index {
 impl Drop for Index {
     /// Commits what is pending, if the disk takes it within a moment.
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.stop();
+        let ended = self.writer.take().is_some_and(Writer::stop);
+        // From here on nobody writes any more.
+        if let Some(mark) = self.mark.take().filter(|_| ended) {
+            mark.leave();
         }
     }
 }

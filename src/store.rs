@@ -15,18 +15,24 @@
 mod layout;
 mod links;
 mod partial;
+mod remove;
+mod tree;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
-use crate::sys::{clock, entropy};
+use crate::sys::{clock, entropy, sync};
 use layout::Layout;
-pub use partial::Partial;
+use partial::Place;
+pub use partial::{Extents, Partial, Record};
+pub use remove::OwnBytes;
+pub use tree::Shard;
 
 /// The blob tree under one root, held by this process alone.
 #[derive(Debug)]
@@ -34,6 +40,9 @@ pub struct Store {
     layout: Layout,
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
+    alive: partial::Alive,
+    /// Held for the moment in which a blob gets or loses its name.
+    naming: Mutex<()>,
     /// The lock is held as long as the file is open.
     _lock: File,
     /// Removed with the store; for `storage.inmemory`.
@@ -47,6 +56,26 @@ pub struct OpenBlob {
     pub file: Arc<File>,
     /// Which file it is.
     pub identity: Identity,
+}
+
+/// A blob that was begun, and what an earlier process may have left of it: each block is checked before it counts.
+#[derive(Debug)]
+pub struct Begun {
+    /// Where its bytes go.
+    pub partial: Partial,
+    /// The blocks that may be there already, in order.
+    pub left: Vec<Record>,
+}
+
+/// Which unfinished files are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// At the start, all but those that a fill can go on with.
+    OfEarlierProcesses,
+    /// Later on, those that nothing was written to for a day.
+    Old,
+    /// When room is short, all that nobody writes to now.
+    Unused,
 }
 
 /// Whom the links of a volume belong to: what one account may see at one upstream says nothing about another.
@@ -99,6 +128,9 @@ pub enum StoreError {
     },
 }
 
+/// How long an unfinished blob waits for somebody who wants the rest.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
 const QUARANTINED_MAX: usize = 16;
 
@@ -112,8 +144,16 @@ impl Store {
         }
         create(&layout).map_err(|(path, source)| unwritable(path, source))?;
         let lock = lock(&layout)?;
-        sweep(&layout.partials());
-        let mut store = Self { layout, links_count: false, _lock: lock, _temporary: None };
+        let alive = partial::Alive::default();
+        let mut store = Self {
+            layout,
+            links_count: false,
+            alive,
+            naming: Mutex::default(),
+            _lock: lock,
+            _temporary: None,
+        };
+        store.sweep(clock::now(), Unfinished::OfEarlierProcesses);
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
             tracing::warn!(
@@ -145,6 +185,11 @@ impl Store {
         self.layout.index()
     }
 
+    /// The file of last uses.
+    pub fn heat_file(&self) -> PathBuf {
+        self.layout.heat()
+    }
+
     /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
         let Some(file) = files::open_regular(&self.layout.blob(digest))? else {
@@ -154,27 +199,92 @@ impl Store {
         Ok(Some(OpenBlob { file: Arc::new(file), identity }))
     }
 
-    /// Begins a blob. With its length known, room is reserved first: a full disk shows here.
-    pub fn begin(&self, digest: &Digest, size: Option<u64>) -> io::Result<Partial> {
-        Partial::create(self.layout.partial(digest, &entropy::hex()), digest.algorithm(), size)
+    /// Begins a blob, or goes on with what an earlier process left of it. With its length known, room is reserved first:
+    /// a full disk shows here.
+    pub fn begin(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
+        let large = total.filter(|total| *total >= partial::KEPT_FROM_BYTES);
+        if let Some((total, living)) = large.zip(self.alive.claim(digest)) {
+            let place = Place { path: self.layout.kept_partial(digest), digest: *digest, total: Some(total) };
+            let (partial, left) = Partial::create_kept(&place, total, living)?;
+            return Ok(Begun { partial, left });
+        }
+        let path = self.layout.partial(digest, &entropy::hex());
+        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
+        Ok(Begun { partial, left: Vec::new() })
+    }
+
+    /// Begins a blob without a name: it ends with the last who has it open, and can't be published.
+    pub fn begin_nameless(&self, digest: &Digest, total: Option<u64>) -> io::Result<Begun> {
+        let path = self.layout.partial(digest, &entropy::hex());
+        let partial = Partial::create(&Place { path, digest: *digest, total }, None)?;
+        partial.discard()?;
+        Ok(Begun { partial, left: Vec::new() })
+    }
+
+    /// What an earlier process says it received of a blob, not yet checked.
+    pub fn unfinished(&self, digest: &Digest) -> Extents {
+        partial::left_behind(&self.layout.kept_partial(digest), digest)
+    }
+
+    /// Removes what was left unfinished and will not be gone on with.
+    pub fn sweep(&self, now: SystemTime, unfinished: Unfinished) {
+        for entry in fs::read_dir(self.layout.partials()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let wanted = match unfinished {
+                Unfinished::OfEarlierProcesses => partial::is_kept(&path) && !is_old(&path, now),
+                // The names of others say nothing of who writes to them: they are of a moment.
+                Unfinished::Unused => partial::digest_of(&path).is_none_or(|digest| self.alive.has(&digest)),
+                Unfinished::Old => {
+                    partial::digest_of(&path).is_some_and(|digest| self.alive.has(&digest))
+                        || !is_old(&path, now)
+                }
+            };
+            if !wanted {
+                remove(&path, "an unfinished download");
+            }
+        }
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
     /// crash the blob is there whole, or not at all.
-    pub fn publish(&self, mut partial: Partial, digest: &Digest) -> io::Result<Identity> {
+    pub fn publish(&self, partial: &Partial, digest: &Digest) -> io::Result<Identity> {
         if partial.digest() != *digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
         partial.sync()?;
+        let before = files::state(&partial.file())?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
-        folders(&folder)?;
-        partial.rename(&target)?;
+        self.name(partial, digest, &target, &folder)?;
         for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
             changed.map_or(Ok(()), files::sync_folder)?;
         }
-        // Taken after the rename, which changes the ctime.
-        files::identity(&partial.file())
+        // Taken after the rename, which changes the ctime. Whoever wrote into it meanwhile changed its time of modification.
+        let after = files::state(&partial.file())?;
+        if (after.mtime_ns, after.identity.size) != (before.mtime_ns, before.identity.size) {
+            return Err(io::Error::other("the file was changed while it was published"));
+        }
+        Ok(after.identity)
+    }
+
+    /// Puts a partial in its place, whatever is there.
+    fn name(&self, partial: &Partial, digest: &Digest, target: &Path, folder: &Path) -> io::Result<()> {
+        let _turn = sync::lock(&self.naming);
+        if let Err(error) = folders(folder) {
+            // Something that is no folder.
+            if folder.is_dir() || !self.move_aside(folder, digest)? {
+                return Err(error);
+            }
+            folders(folder)?;
+        }
+        if let Err(error) = partial.rename(target) {
+            // Something that a file can't replace: a folder.
+            if !self.move_aside(target, digest)? {
+                return Err(error);
+            }
+            partial.rename(target)?;
+        }
+        Ok(())
     }
 
     /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why. Another
@@ -184,16 +294,34 @@ impl Store {
             Some(found) if found.identity == which => {}
             found => return Ok(found.is_none()),
         }
-        let target = self.layout.quarantined(digest, clock::unix_ms());
-        match fs::rename(self.layout.blob(digest), target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        self.move_aside(&self.layout.blob(digest), digest)?;
+        Ok(true)
+    }
+
+    /// Moves what is under a path into quarantine, whatever it is; whether there was something.
+    fn move_aside(&self, path: &Path, digest: &Digest) -> io::Result<bool> {
+        match fs::rename(path, self.layout.quarantined(digest, clock::unix_ms())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         }
-        let mut kept: Vec<_> = fs::read_dir(self.layout.quarantine())?.flatten().collect();
-        kept.sort_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
+        // It is out of the way; what can't be cleared up stays.
+        let entries = fs::read_dir(self.layout.quarantine()).into_iter().flatten().flatten();
+        let mut kept: Vec<_> = entries.collect();
+        kept.sort_by_cached_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
         let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter().take(surplus).try_for_each(|entry| fs::remove_file(entry.path()))?;
+        kept.iter().take(surplus).for_each(|entry| remove(&entry.path(), "a quarantined blob"));
         Ok(true)
+    }
+}
+
+/// Removes a file, or a folder with all that is in it; links are not followed.
+fn remove(path: &Path, what: &str) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        _ => fs::remove_file(path),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), %error, "could not remove {what}");
     }
 }
 
@@ -210,9 +338,19 @@ fn create(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
         at(path.clone(), folders(&path))?;
     }
     for path in [layout.ours(), layout.partials(), layout.quarantine(), layout.index()] {
+        set_aside_what_is_no_folder(&path);
         at(path.clone(), DirBuilder::new().recursive(true).mode(0o700).create(&path))?;
     }
     Ok(())
+}
+
+/// Makes room for a folder of ours: a damaged volume must not stop the start. If that fails, its creation says why.
+fn set_aside_what_is_no_folder(path: &Path) {
+    let something_else = fs::symlink_metadata(path).is_ok() && !path.is_dir();
+    let aside = path.with_extension(format!("bad-{}", clock::unix_ms()));
+    if something_else && fs::rename(path, &aside).is_ok() {
+        tracing::warn!(aside = %aside.display(), "what was no folder in the place of one is set aside");
+    }
 }
 
 /// Creates a folder of the tree and those above it.
@@ -231,13 +369,9 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
     }
 }
 
-/// Removes what earlier processes left unfinished.
-fn sweep(partials: &Path) {
-    for entry in fs::read_dir(partials).into_iter().flatten().flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "could not remove an unfinished download");
-        }
-    }
+fn is_old(path: &Path, now: SystemTime) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > KEPT_FOR))
 }
 
 fn unwritable(path: PathBuf, source: io::Error) -> StoreError {

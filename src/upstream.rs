@@ -17,17 +17,19 @@ mod manifest;
 mod policy;
 mod realm;
 mod resolver;
+mod suspects;
 mod token;
 mod transport;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
 use crate::config::Account;
-pub use blob::Transfer;
+pub use blob::{Part, Transfer};
 pub use budget::{Allowance, Budget};
 
 pub use error::{Class, FetchError};
@@ -50,6 +52,8 @@ pub struct Setup {
     pub realms: Vec<String>,
     /// Hosts that redirects may lead to, whatever network they are in.
     pub redirects: Vec<String>,
+    /// How long a body may give no byte.
+    pub stall: Duration,
     /// Hosts of the HTTP proxies of the environment: they are reached wherever they are.
     pub proxy_hosts: Vec<String>,
 }
@@ -58,6 +62,7 @@ pub struct Setup {
 #[derive(Clone)]
 pub struct Upstream {
     client: Arc<client::Client>,
+    stall: Duration,
 }
 
 impl fmt::Debug for Upstream {
@@ -82,7 +87,7 @@ pub enum AccountState {
 impl Upstream {
     /// Prepares an upstream. Talks to nobody: it may be down.
     pub fn new(setup: &Setup) -> Result<Self, SetupError> {
-        Ok(Self { client: Arc::new(client::Client::new(setup)?) })
+        Ok(Self { client: Arc::new(client::Client::new(setup)?), stall: setup.stall })
     }
 
     /// Its host, and its port if that is not the scheme's own.

@@ -12,9 +12,9 @@ use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
-use crate::edge::{Console, Edge, Role, Site, SiteParts};
-use crate::engine::{Engine, Parts, freshness, repository};
-use crate::index::{Backend, Index};
+use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
+use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
+use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
@@ -80,14 +80,15 @@ async fn serve(
     logs: &Logs,
     connections_max: usize,
 ) -> Result<(), String> {
-    // Before anybody is told that we listen: a signal that comes at once is no reason to die.
-    let signals = Signals::catch()?;
+    // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
+    // grows.
+    let signals = Signals::listen()?;
     let root = store.root().to_owned();
-    let index = Index::open(&store.index_folder());
+    let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
     let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
-    let engine = Engine::new(parts(config, inputs, store, index, Arc::clone(&metrics))?);
+    let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
     let site = Site::new(SiteParts {
@@ -99,6 +100,7 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
+    open_admin(config, &engine, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
@@ -117,26 +119,35 @@ async fn serve(
     }
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
-    tokio::spawn({
+    let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
-        async move { engine.adopt_names().await }
+        async move {
+            engine.recover().await;
+            engine.scrub_for_ever().await;
+        }
     });
+    engine.keep_budget();
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
-    wait_and_drain(&stop, signals, running, config.http.drain).await?;
+    let drained = wait_and_drain(signals, &stop, running, config.http.drain).await;
+    // What it holds must be let go, so that the index can be left in order.
+    housekeeping.abort();
+    let _ = housekeeping.await;
+    drained?;
     if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
     Ok(())
 }
 
-fn parts(
+/// The engine of a configuration. Talks to nobody yet.
+pub(super) fn engine(
     config: &Config,
     inputs: &Inputs,
     store: Store,
     index: Index,
     metrics: Arc<Metrics>,
-) -> Result<Parts, String> {
+) -> Result<Arc<Engine>, String> {
     let proxy = &config.proxy;
     let upstream = Upstream::new(&Setup {
         url: proxy.remoteurl.clone(),
@@ -145,6 +156,7 @@ fn parts(
         cafile: proxy.cafile.clone(),
         realms: proxy.realms.clone(),
         redirects: proxy.redirects.clone(),
+        stall: config.fill.stall,
         proxy_hosts: proxy_hosts(inputs),
     });
     let upstream = upstream.map_err(|error| error.to_string())?;
@@ -161,8 +173,27 @@ fn parts(
         stale_for: config.tags.stale_for,
         serve_gone: !config.tags.refuse_gone,
     };
-    let (negative, tags_max) = (config.tags.negative, config.tags_max);
-    Ok(Parts { upstream, store, index, naming, rules, negative, tags_max, metrics })
+    let (negative, cache, tags_max) = (config.tags.negative, config.cache, config.tags_max);
+    let fill =
+        FillRules { segments: usize::try_from(config.fill.segments).unwrap_or(1), lazy: config.fill.lazy };
+    // There is one upstream, so the smaller of both limits is the limit.
+    let transfers_max = usize::try_from(config.fill.concurrent.min(config.fill.per_upstream)).unwrap_or(1);
+    let scrub =
+        scrub::Rules { period: config.cache.scrub, bytes_per_second: config.cache.scrub_bytes_per_second };
+    Ok(Engine::new(Parts {
+        upstream,
+        store,
+        index,
+        naming,
+        rules,
+        fill,
+        transfers_max,
+        scrub,
+        negative,
+        cache,
+        tags_max,
+        metrics,
+    }))
 }
 
 /// The hosts of the HTTP proxies that the client library takes from the environment.
@@ -194,7 +225,8 @@ fn introduce(config: &Config, root: &std::path::Path, backend: &Backend) {
             "the private images of this account are open to everybody who can reach the mirror: tidegate.proxy.allow can name what may be asked for"
         );
     }
-    tracing::info!("cache in {}", root.display());
+    let (most, free) = (config.cache.max_size, config.cache.min_free);
+    tracing::info!("cache in {}: at most {most} of its disk, and {free} stay free", root.display());
     if let Backend::Memory(reason) = backend {
         tracing::error!(reason, "the index can't be kept on disk; it is kept in memory until the next start");
     }
@@ -242,6 +274,23 @@ fn open_console(
     Ok(())
 }
 
+/// The socket of an operator. A mirror serves without it too.
+fn open_admin(config: &Config, engine: &Arc<Engine>, drain: &Drain, metrics: &Arc<Metrics>) {
+    match Listener::bind_private(&config.admin.socket, config.admin.group) {
+        Ok(listener) => {
+            tracing::debug!("commands of an operator are taken on {listener}");
+            let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine) }));
+            let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
+            let connections_max = CONSOLE_CONNECTIONS_MAX;
+            tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());
+        }
+        Err(reason) => tracing::warn!(
+            reason,
+            "no commands of an operator are taken; tidegate.admin.socket (TIDEGATE_ADMIN_SOCKET) can name another place"
+        ),
+    }
+}
+
 /// In the background: the start never needs the upstream.
 async fn check_account(upstream: Upstream) {
     match upstream.check_account().await {
@@ -254,7 +303,7 @@ async fn check_account(upstream: Upstream) {
     }
 }
 
-/// The signals that mean something to us.
+/// What an operator tells the process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -264,30 +313,29 @@ struct Signals {
 }
 
 impl Signals {
-    fn catch() -> Result<Self, String> {
-        let listen = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
+    fn listen() -> Result<Self, String> {
+        let of = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
         Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-            _file_size: listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            hangup: of(SignalKind::hangup())?,
+            _file_size: of(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }
 
 /// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
 async fn wait_and_drain(
+    mut signals: Signals,
     stop: &Stop,
-    signals: Signals,
     mut running: tokio::task::JoinHandle<()>,
     drain: Duration,
 ) -> Result<(), String> {
-    let Signals { mut terminate, mut interrupt, mut hangup, _file_size } = signals;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
         }
     }
     tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
@@ -295,8 +343,8 @@ async fn wait_and_drain(
     tokio::select! {
         _ = &mut running => return Ok(()),
         () = tokio::time::sleep(drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
     }
     stop.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), running).await;

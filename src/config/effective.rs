@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::{MASK, without_login};
-use super::units::duration_text;
+use super::units::{bytes_text, duration_text};
 use super::{
     AccessFormat, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
 };
@@ -19,6 +19,9 @@ impl Config {
         self.http.write(&mut yaml);
         self.storage.write(&mut yaml);
         self.proxy.write(&mut yaml);
+        if let Some(idle) = self.cache.idle {
+            yaml.word(1, "ttl", duration_text(idle));
+        }
         self.health.write(&mut yaml);
         yaml.key(0, "catalog");
         yaml.word(1, "maxentries", self.catalog_max);
@@ -37,6 +40,21 @@ impl Config {
         yaml.word(2, "stalefor", stale_for.as_deref().unwrap_or("unlimited"));
         yaml.word(2, "gone", if self.tags.refuse_gone { "refuse" } else { "serve" });
         yaml.word(2, "negative", duration_text(self.tags.negative));
+        yaml.key(1, "fill");
+        yaml.word(2, "concurrent", self.fill.concurrent);
+        yaml.word(2, "perupstream", self.fill.per_upstream);
+        yaml.word(2, "segments", self.fill.segments);
+        yaml.word(2, "lazy", self.fill.lazy);
+        yaml.word(2, "stall", duration_text(self.fill.stall));
+        yaml.key(1, "cache");
+        yaml.word(2, "scrub", duration_text(self.cache.scrub));
+        yaml.word(2, "scrubrate", bytes_text(self.cache.scrub_bytes_per_second));
+        yaml.word(2, "maxsize", self.cache.max_size);
+        yaml.word(2, "minfree", self.cache.min_free);
+        yaml.word(2, "hold", duration_text(self.cache.hold));
+        yaml.word(2, "evictadopted", self.cache.evict_adopted);
+        yaml.key(1, "admin");
+        yaml.text(2, "socket", &self.admin.socket.display().to_string());
         let access = match self.log.access {
             Some(AccessFormat::CombinedPlus) => "combined+",
             Some(AccessFormat::Json) => "json",

@@ -75,6 +75,17 @@ impl<'a> Reader<'a> {
         number
     }
 
+    /// A number of bytes.
+    pub(super) fn bytes(&mut self, key: &str) -> Option<u64> {
+        let found = self.text(key)?;
+        let bytes = units::bytes(&found.text);
+        if bytes.is_none() {
+            let fix = "write a number and a unit, such as 512KiB, 16MiB, 1.5GiB or 20GB";
+            self.report.refuse(found.problem("no number of bytes", fix));
+        }
+        bytes
+    }
+
     /// A duration.
     pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let found = self.text(key)?;

@@ -176,7 +176,7 @@ const STORAGE: &[Field] = &[
     driver("oss"),
     driver("swift"),
     driver("rados"),
-    // A mirror neither takes deletes nor lets its blobs expire.
+    // A mirror takes no deletes, and makes room without leave.
     silent("delete"),
     used("cache", Kind::Keys(CACHE)),
     silent("redirect"),
@@ -201,7 +201,7 @@ const PROXY: &[Field] = &[
         "this version runs no credential helper",
         "set proxy.username and proxy.password, or their _FILE variables",
     ),
-    unused("ttl", "this version keeps blobs until you remove them"),
+    used("ttl", Kind::Duration),
     unused("cachewritetimeout", "a fill ends when the upstream stalls, not by the clock"),
 ];
 
@@ -255,13 +255,31 @@ const TIDEGATE: &[Field] = &[
         ]),
     ),
     used("log", Kind::Keys(&[used("access", Kind::Text)])),
-    refused("cache", LATER, REMOVE),
-    refused("fill", LATER, REMOVE),
+    used("cache", Kind::Keys(OUR_CACHE)),
+    used(
+        "fill",
+        Kind::Keys(&[
+            used("concurrent", Kind::Number),
+            used("perupstream", Kind::Number),
+            used("segments", Kind::Number),
+            used("lazy", Kind::Flag),
+            used("stall", Kind::Duration),
+        ]),
+    ),
     refused("edge", LATER, REMOVE),
     refused("tls", LATER, REMOVE),
     refused("acme", LATER, REMOVE),
-    refused("admin", LATER, REMOVE),
+    used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
+];
+
+const OUR_CACHE: &[Field] = &[
+    used("maxsize", Kind::Text),
+    used("minfree", Kind::Text),
+    used("hold", Kind::Duration),
+    used("evictadopted", Kind::Flag),
+    used("scrub", Kind::Duration),
+    used("scrubrate", Kind::Text),
 ];
 
 const OUR_PROXY: &[Field] = &[

@@ -1,6 +1,9 @@
 //! From a checked document to [`Config`](super::Config), section by section. What is wrong goes to the report, and a
 //! default takes its place, so that one run finds everything.
 
+mod admin;
+mod cache;
+mod fill;
 mod health;
 mod http;
 mod log;
@@ -10,6 +13,9 @@ mod tls;
 
 use std::time::Duration;
 
+pub(super) use admin::{Places, admin};
+pub(super) use cache::cache;
+pub(super) use fill::fill;
 pub(super) use health::health;
 pub(super) use http::http;
 pub(super) use log::log;

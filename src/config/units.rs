@@ -1,6 +1,29 @@
 //! Durations, numbers and booleans, as Go and YAML 1.1 write them.
 
+use std::fmt;
 use std::time::Duration;
+
+use super::Share;
+
+/// Reads a number of bytes, as in `200GiB`, or of hundredths, as in `80%`.
+pub(super) fn share(text: &str) -> Option<Share> {
+    let text = text.trim();
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent = percent.trim_end().parse().ok().filter(|percent| *percent <= 100)?;
+        return Some(Share::Percent(percent));
+    }
+    bytes(text).map(Share::Bytes)
+}
+
+impl fmt::Display for Share {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(bytes) => f.write_str(&bytes_text(bytes)),
+        }
+    }
+}
 
 /// Reads a boolean of YAML 1.1: `y` and `off` are some.
 pub(super) fn flag(text: &str) -> Option<bool> {
@@ -16,6 +39,53 @@ pub(super) fn flag(text: &str) -> Option<bool> {
 pub(super) fn number(text: &str) -> Option<i64> {
     let digits = text.trim().replace('_', "");
     digits.parse().ok()
+}
+
+/// Units of bytes, larger ones first, so that a number is written with the largest that it is a multiple of. A letter
+/// alone is a power of two, as in Docker's own options.
+const BYTE_UNITS: [(&str, u64); 13] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+    ("T", 1 << 40),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+    ("K", 1 << 10),
+];
+
+/// Reads a number of bytes: digits, a point if need be, and a unit in any case. Without a unit it counts bytes.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = split(text, |b| b.is_ascii_digit() || b == b'.' || b == b'_');
+    let unit = unit.trim_start();
+    let unit_bytes = match unit {
+        "" => 1,
+        _ => BYTE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, bytes)| *bytes)?,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = whole.replace('_', "").parse().ok()?;
+    let fraction_bytes = match fraction {
+        "" => 0,
+        digits if digits.len() <= FRACTION_DIGITS_MAX => {
+            let scale = 10_u128.pow(u32::try_from(digits.len()).ok()?);
+            u64::try_from(u128::from(digits.parse::<u64>().ok()?) * u128::from(unit_bytes) / scale).ok()?
+        }
+        _ => return None,
+    };
+    whole.checked_mul(unit_bytes)?.checked_add(fraction_bytes)
+}
+
+/// Writes a number of bytes so that [`bytes`] reads it.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    let fits = |unit: &&(&str, u64)| bytes != 0 && bytes.is_multiple_of(unit.1);
+    let (name, unit_bytes) = BYTE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
+    format!("{}{name}", bytes / unit_bytes)
 }
 
 /// Why a text is no duration.
@@ -172,6 +242,48 @@ mod tests {
     }
 
     #[test]
+    fn bytes_have_units_or_none() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("16MiB", Some(16 << 20)),
+            ("16 mib", Some(16 << 20)),
+            ("1.5GiB", Some(3 << 29)),
+            ("20GB", Some(20_000_000_000)),
+            ("1_000", Some(1_000)),
+            ("1e3", None),
+            ("-1", None),
+            ("MiB", None),
+            ("1.2.3MB", None),
+            ("99999999TiB", None),
+            ("", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        assert_eq!(bytes_text(16 << 20), "16MiB");
+        assert_eq!(bytes_text(0), "0B");
+        assert_eq!(bytes_text(1_234), "1234B");
+    }
+
+    #[test]
+    fn sizes_have_the_units_that_people_write() {
+        for (text, bytes) in [
+            ("200MiB", 200 << 20),
+            ("10GB", 10_000_000_000),
+            ("10 gb", 10_000_000_000),
+            ("1t", 1 << 40),
+            ("4096", 4096),
+            ("1_000k", 1_024_000),
+            ("0", 0),
+        ] {
+            assert_eq!(share(text), Some(Share::Bytes(bytes)), "{text}");
+        }
+        assert_eq!((share("80%"), share("5 %")), (Some(Share::Percent(80)), Some(Share::Percent(5))));
+        for bad in ["", "%", "101%", "-1", "10 PB", "GiB", "1%%", "99999999999TiB", "80 per cent"] {
+            assert_eq!(share(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn booleans_are_those_of_yaml_1_1() {
         for (text, expected) in [("yes", true), ("On", true), ("y", true), ("FALSE", false), ("n", false)] {
             assert_eq!(flag(text), Some(expected), "{text}");
@@ -188,9 +300,23 @@ mod tests {
         }
 
         #[test]
-        fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}") {
+        fn bytes_survive_their_text(number: u64) {
+            prop_assert_eq!(bytes(&bytes_text(number)), Some(number));
+        }
+
+        #[test]
+        fn a_size_survives_its_text(bytes in 0_u64..u64::MAX, percent in 0_u8..=100) {
+            for share in [Share::Bytes(bytes), Share::Bytes(bytes << 20), Share::Percent(percent)] {
+                prop_assert_eq!(super::share(&share.to_string()), Some(share));
+            }
+        }
+
+        #[test]
+        fn no_text_is_too_odd(text in "\\PC{0,40}|[0-9.hmsnuµ+-]{0,40}|[0-9._]{0,30}[KMGTkib ]{0,4}") {
+            let _ = bytes(&text);
             let _ = duration(&text);
             let _ = number(&text);
+            let _ = share(&text);
         }
     }
 }

@@ -56,7 +56,7 @@ pub fn blob(answer: BlobAnswer, head: &Parts, want: Want, poison: Poison) -> Ans
     }
     let parts = answer.source.as_ref().is_some_and(crate::engine::deliver::Source::has_parts);
     let wanted = match want {
-        Want::Body if parts => conditional::part(asked, &answer.digest, answer.size),
+        Want::Body if parts => conditional::part(asked, &answer.digest).within(answer.size),
         _ => Wanted::Whole,
     };
     let range = match wanted {

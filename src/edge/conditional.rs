@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header};
 
-use crate::registry::range::{self, Wanted};
+use crate::registry::range::Asked;
 use crate::registry::{ByteRange, Digest};
 
 /// The entity tag of what has a digest.
@@ -22,12 +22,12 @@ pub fn not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
 }
 
 /// The part that a GET asks for. A range for another version (`If-Range`) is ignored.
-pub fn part(headers: &HeaderMap, digest: &Digest, size: u64) -> Wanted {
+pub fn part(headers: &HeaderMap, digest: &Digest) -> Asked {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let Some(value) = text(header::RANGE) else { return Wanted::Whole };
+    let Some(value) = text(header::RANGE) else { return Asked::Whole };
     match text(header::IF_RANGE) {
-        Some(tag) if tag.trim() != etag(digest) => Wanted::Whole,
-        _ => range::parse(value, size),
+        Some(tag) if tag.trim() != etag(digest) => Asked::Whole,
+        _ => Asked::parse(value),
     }
 }
 
@@ -73,12 +73,12 @@ mod tests {
         let check = |condition: Option<String>, expected| {
             let condition = condition.map(|value| ("if-range", value));
             let headers = headers(&[range.clone()].into_iter().chain(condition).collect::<Vec<_>>());
-            assert_eq!(part(&headers, &digest, 10), expected);
+            assert_eq!(part(&headers, &digest), expected);
         };
-        let expected = Wanted::Part(ByteRange { first: 1, end: 3 });
+        let expected = Asked::From { first: 1, end: Some(3) };
         check(None, expected);
         check(Some(etag(&digest)), expected);
-        check(Some("\"other\"".into()), Wanted::Whole);
-        check(Some("Wed, 21 Oct 2015 07:28:00 GMT".into()), Wanted::Whole);
+        check(Some("\"other\"".into()), Asked::Whole);
+        check(Some("Wed, 21 Oct 2015 07:28:00 GMT".into()), Asked::Whole);
     }
 }

@@ -158,6 +158,7 @@ impl Conversation {
             let response = match role {
                 Role::Mirror(site) => site.answer(request, peer, poison).await,
                 Role::Console(console) => console.answer(&request),
+                Role::Admin(admin) => admin.answer(request, &peer).await,
             };
             Ok(response.map(|body| body.keeping(busy)))
         }

@@ -57,6 +57,8 @@ impl Console {
     }
 
     fn metrics(&self) -> Response<Body> {
+        let standing = self.engine.standing();
+        let usage = standing.usage;
         let snapshot = Snapshot {
             fills: self.engine.fills_running(),
             allowance: self.engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
@@ -64,6 +66,14 @@ impl Console {
             unhealthy: self.health.failing().len(),
             account_refused: self.engine.upstream().account_state() == AccountState::Refused,
             unconfirmed: self.engine.unconfirmed_for(),
+            cache: [
+                ("small", usage.small),
+                ("large", usage.large),
+                ("unfinished", usage.unfinished),
+                ("lingering", usage.lingering),
+                ("other", usage.other),
+            ],
+            cache_max: standing.limits.map(|limits| limits.bytes_max),
         };
         let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));

@@ -1,8 +1,10 @@
 //! Listeners: one address, all addresses, or a Unix socket.
 
 use std::fmt;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::limits::{BACKLOG, SILENCE_MAX};
 use super::socket::Stream;
 use crate::config::Listen;
+use crate::sys::entropy;
 
 /// Pause after an accept that failed for want of descriptors or memory; without it the loop would spin.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(50);
@@ -34,6 +37,27 @@ impl Listener {
             Listen::Unix(path) => unix(path).map(|listener| Self::Unix(listener, path.clone())),
         };
         bound.map_err(|error| format!("can't listen on {}: {error}{}", shown(listen), advice(&error)))
+    }
+
+    /// Binds a Unix socket for its owner, and for its group if that is wanted; its folder is made if it is missing.
+    pub fn bind_private(path: &Path, group: bool) -> Result<Self, String> {
+        let bind = || {
+            if let Some(folder) = path.parent() {
+                DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            // Under another name until its mode is right: nobody else connects in between.
+            let aside = path.with_extension(entropy::hex());
+            let listener = UnixListener::bind(&aside)?;
+            let mode = if group { 0o660 } else { 0o600 };
+            let placed = std::fs::set_permissions(&aside, Permissions::from_mode(mode))
+                .and_then(|()| std::fs::rename(&aside, path));
+            placed.inspect_err(|_| drop(std::fs::remove_file(&aside)))?;
+            Ok(Self::Unix(listener, path.to_owned()))
+        };
+        bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
     }
 
     /// The next connection and the peer's address without its port. `None`: it was gone before it was here, or the

@@ -177,7 +177,8 @@ impl Site {
                 answered.map(|found| answer::manifest(found, &head.headers, want))
             }
             Resource::Blob(digest) => {
-                let answered = engine.blob(&repository, &digest, want).await;
+                let part = super::conditional::part(&head.headers, &digest);
+                let answered = engine.blob(&repository, &digest, want, part).await;
                 answered.map(|found| answer::blob(found, head, want, poison))
             }
             Resource::Tags(page) => {

@@ -52,6 +52,15 @@ impl Socket {
 }
 
 impl Stream {
+    /// Who is at the other end of a Unix socket, as the kernel knows it.
+    pub fn user(&self) -> String {
+        let peer = match self {
+            Self::Unix(unix) => unix.peer_cred().ok(),
+            Self::Tcp(_) => None,
+        };
+        peer.map_or("unknown".to_owned(), |peer| format!("uid {}", peer.uid()))
+    }
+
     /// The first byte, without taking it; `None` for a Unix socket or a peer that is gone.
     pub async fn first_byte(&self) -> Option<u8> {
         let Self::Tcp(tcp) = self else { return None };

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::deliver::{PIECE_BYTES, Source};
-use super::flight::{Boarding, Failure, Flight};
+use super::flight::{Boarding, Failure, Flight, Passenger, WHOLE};
 use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
-use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
-use crate::index::{Batch, MemberRow};
-use crate::registry::Digest;
+use super::rescue::{HeldBlob, Rescue, Witness};
+use super::{Denial, Engine, Repository, Want, blocking, fault, in_time};
+use crate::index::{Batch, BlobRow, MemberRow};
+use crate::registry::range::{Asked, Wanted};
+use crate::registry::{ByteRange, Digest};
 use crate::store::{OpenBlob, Store};
 use crate::sys::{clock, files};
-use crate::upstream::{Class, FetchError};
+use crate::upstream::{Class, FetchError, Part};
 
 /// A blob for a client.
 #[derive(Debug)]
@@ -32,9 +34,9 @@ pub struct BlobAnswer {
 pub type Confirmed = Result<Option<u64>, Arc<FetchError>>;
 
 /// What the tree has under a digest.
-enum Held {
-    /// The very file that was verified.
-    Verified(OpenBlob, Option<Bytes>),
+pub(super) enum Held {
+    /// The very file that was verified, its beginning if it is small and was wanted, and what it was like after that was read.
+    Verified(OpenBlob, Option<Bytes>, Witness),
     /// A file that we did not verify, or that changed since.
     Suspect(OpenBlob),
     /// None.
@@ -42,14 +44,15 @@ enum Held {
 }
 
 impl Engine {
-    /// A blob of a repository.
+    /// A blob of a repository. `part` is what will be read of it: a flight begins there.
     pub async fn blob(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,
         want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        in_time(self.find_blob(repository, digest, want), fault::late_blob).await
+        in_time(self.find_blob(repository, digest, want, part), fault::late_blob).await
     }
 
     async fn find_blob(
@@ -57,37 +60,47 @@ impl Engine {
         repository: &Repository,
         digest: &Digest,
         want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        if self.negatives.holds(&(repository.key, Wanted::Blob(*digest)), clock::monotonic()) {
+        if self.negatives.holds(&(repository.key, super::Wanted::Blob(*digest)), clock::monotonic()) {
             return Err(fault::blob_absent(digest));
         }
         let (held, member) = self.look_up(repository, digest, want).await;
         match held {
-            Held::Absent => self.blob_from_upstream(repository, digest, member, want).await,
-            Held::Verified(open, head) => {
+            Held::Absent if want == Want::Head => self.head_of_missing(repository, digest, member).await,
+            Held::Absent => self.blob_from_upstream(repository, digest, member, part).await,
+            Held::Verified(open, head, witness) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
+                self.index.touch(digest);
                 self.link_layer(repository, digest);
-                let source = Source::Held(open.file, head);
-                Ok(BlobAnswer { outcome, digest: *digest, size: open.identity.size, source: Some(source) })
+                let size = open.identity.size;
+                let rescue = Rescue::new(self, repository, digest, size);
+                // What is in memory already needs no file.
+                let reader = head.is_none().then(|| self.budget.readers().enter(&open.identity));
+                let held = HeldBlob { file: open.file, head, witness, rescue, reader };
+                let source = Source::Held(Box::new(held));
+                Ok(BlobAnswer { outcome, digest: *digest, size, source: Some(source) })
             }
             Held::Suspect(open) => {
                 let outcome = self.entitled(repository, digest, member.is_some()).await?;
-                let flight = self.verify_adopted(repository, digest, open).ok_or_else(fault::crowded)?;
-                self.follow(repository, flight, outcome).await
+                self.index.touch(digest);
+                let expected = member.and_then(|row| row.size);
+                let passenger = self.verify_adopted(repository, digest, open, expected);
+                self.follow(repository, passenger.ok_or_else(fault::crowded)?, outcome, part).await
             }
         }
     }
 
     /// The file under a digest, and the row that entitles the repository to it. One trip to the blocking pool.
-    async fn look_up(
+    pub(super) async fn look_up(
         &self,
         repository: &Repository,
         digest: &Digest,
         want: Want,
     ) -> (Held, Option<MemberRow>) {
         let in_flight = self.flights.find(digest).is_some();
-        let known =
-            self.index.blob(digest).filter(|row| row.verified_ms.is_some()).and_then(|row| row.identity);
+        let row = self.index.blob(digest);
+        let known = row.as_ref().and_then(BlobRow::verified_identity);
         let indexed = self.index.member(&repository.key, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let looked = blocking(move || {
@@ -97,7 +110,22 @@ impl Engine {
             // What is in flight is not in the tree yet, or not believed yet.
             (if in_flight { Held::Absent } else { open(&store, &digest, known, want) }, member)
         });
-        looked.await.unwrap_or((Held::Absent, indexed))
+        let (held, member) = looked.await.unwrap_or((Held::Absent, indexed));
+        (self.judge(&digest, held, row.filter(|_| !in_flight)), member)
+    }
+
+    /// What the tree has, less what is known to be damaged. A row that leads to no file is removed.
+    fn judge(&self, digest: &Digest, held: Held, row: Option<BlobRow>) -> Held {
+        match held {
+            Held::Suspect(open) | Held::Verified(open, ..) if self.is_damaged(digest, &open.identity) => {
+                Held::Absent
+            }
+            Held::Absent if row.is_some() && self.index.blob(digest) == row => {
+                self.index.apply(Batch::new().remove_blob(*digest));
+                Held::Absent
+            }
+            held => held,
+        }
     }
 
     /// Whether the repository may have a blob that is held: by a manifest, or by the upstream's word, which is asked for
@@ -142,39 +170,36 @@ impl Engine {
         repository: &Repository,
         digest: &Digest,
         member: Option<MemberRow>,
-        want: Want,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
         if self.mistrusted.holds(digest, clock::monotonic()) {
             return Err(fault::blob_busy(fault::WRONG, "wrong bytes moments ago"));
         }
-        if want == Want::Head {
-            return self.head_of_missing(repository, digest, member).await;
-        }
         if self.unstorable.holds(digest, clock::monotonic()) {
             return self.pass_through(repository, digest).await;
         }
-        let mut entitled = member.is_some();
-        let mut boarding = self.flights.board(*digest, repository, entitled);
+        let expected = member.and_then(|row| row.size);
+        let (mut entitled, want) = (member.is_some(), wanted(part, expected));
+        let mut boarding = self.flights.board(*digest, repository, entitled, want);
         if matches!(boarding, Boarding::Foreign) {
             self.confirm_blob(repository, digest).await?;
             entitled = true;
-            boarding = self.flights.board(*digest, repository, entitled);
+            boarding = self.flights.board(*digest, repository, entitled, want);
         }
-        let (flight, outcome) = match boarding {
-            Boarding::Joined(flight) if flight.is_verified() => (flight, Outcome::Hit),
-            Boarding::Joined(flight) => {
+        let (passenger, outcome) = match boarding {
+            Boarding::Joined(passenger) if passenger.flight.is_verified() => (passenger, Outcome::Hit),
+            Boarding::Joined(passenger) => {
                 tracing::debug!(%digest, repository = %repository.name, "joined a flight");
-                (flight, Outcome::Collapsed)
+                (passenger, Outcome::Collapsed)
             }
-            Boarding::Started(flight) => {
+            Boarding::Started(passenger) => {
                 // Without a pause before: a client that leaves now must not leave a flight that nobody fills.
-                let expected = member.and_then(|row| row.size);
-                self.start_fill(Arc::clone(&flight), repository.clone(), entitled, expected);
-                (flight, Outcome::Miss)
+                self.start_fill(Arc::clone(&passenger.flight), repository.clone(), entitled, expected);
+                (passenger, Outcome::Miss)
             }
             Boarding::Foreign | Boarding::Full => return Err(fault::crowded()),
         };
-        self.follow(repository, flight, outcome).await
+        self.follow(repository, passenger, outcome, part).await
     }
 
     /// The head of a blob that is not in the tree: from a flight that knows its length, else by a HEAD at the upstream.
@@ -184,7 +209,9 @@ impl Engine {
         digest: &Digest,
         member: Option<MemberRow>,
     ) -> Result<BlobAnswer, Denial> {
-        let flying = member.and_then(|_| self.flights.find(digest)).and_then(|flight| flight.total());
+        let flight = self.flights.find(digest);
+        let granted = flight.filter(|flight| member.is_some() || flight.flies_for(&repository.key));
+        let flying = granted.and_then(|flight| flight.total());
         let (size, outcome) = match flying {
             Some(size) => (Some(size), Outcome::Collapsed),
             None => {
@@ -200,16 +227,22 @@ impl Engine {
     /// Whether another flight brought the blob after somebody had looked for it: then this one carries what that one
     /// stored, and nothing is fetched again. The row is readable before a flight leaves the table, so looking once it is
     /// boarded is enough.
-    pub(super) async fn landed_meanwhile(&self, flight: &Arc<Flight>) -> bool {
+    pub(super) async fn landed_meanwhile(self: &Arc<Self>, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
-        let Some(known) = self.index.blob(&digest).and_then(|row| row.identity) else { return false };
+        let row = self.index.blob(&digest);
+        let Some(known) = row.as_ref().and_then(BlobRow::verified_identity) else { return false };
         let store = Arc::clone(&self.store);
         let found = blocking(move || open(&store, &digest, Some(known), Want::Head)).await;
-        let Ok(Held::Verified(held, _)) = found else { return false };
+        let Ok(Held::Verified(held, _, witness)) = found else { return false };
+        if self.is_damaged(&digest, &held.identity) {
+            return false;
+        }
+        flight.carry(&held.file, witness);
         flight.open(Some(held.identity.size), held.file);
-        flight.commit(held.identity.size);
+        flight.commit_front(held.identity.size);
         flight.verified();
         self.flights.remove(flight);
+        self.link_claimants(flight);
         true
     }
 
@@ -217,19 +250,26 @@ impl Engine {
     async fn follow(
         self: &Arc<Self>,
         repository: &Repository,
-        flight: Arc<Flight>,
+        passenger: Passenger,
         outcome: Outcome,
+        part: Asked,
     ) -> Result<BlobAnswer, Denial> {
-        let digest = flight.digest;
-        match flight.opened(&repository.key).await {
-            Ok(size) => Ok(BlobAnswer { outcome, digest, size, source: Some(Source::Flight(flight)) }),
+        let digest = passenger.flight.digest;
+        match passenger.flight.opened(&repository.key).await {
+            Ok(size) => {
+                let passing = outcome == Outcome::Miss && passenger.flight.is_passing();
+                let outcome = if passing { Outcome::Bypass } else { outcome };
+                let source = Source::Flight(passenger, Rescue::new(self, repository, &digest, size));
+                Ok(BlobAnswer { outcome, digest, size, source: Some(source) })
+            }
             Err(Failure::Fetch(error)) => Err(self.deny_blob(repository, &digest, &error)),
             Err(Failure::Disk(_)) => self.pass_through(repository, &digest).await,
             Err(Failure::Mismatch) => Err(fault::blob_busy(fault::WRONG, "mismatch")),
-            // It is not in the tree any more, so this goes to the upstream.
+            // It is not in the tree any more, or known to be damaged, so this goes to the upstream.
             Err(Failure::Rotten) => {
                 let member = self.index.member(&repository.key, &digest);
-                Box::pin(self.blob_from_upstream(repository, &digest, member, Want::Body)).await
+                drop(passenger);
+                Box::pin(self.blob_from_upstream(repository, &digest, member, part)).await
             }
             Err(Failure::Abandoned) => {
                 Err(fault::blob_busy("the transfer was abandoned", "the task of the fill is gone"))
@@ -246,7 +286,7 @@ impl Engine {
         // In its turn, like every other transfer.
         let turn = Arc::clone(&self.fills).acquire_owned().await.map_err(|_| fault::crowded())?;
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
-        let opened = self.upstream.blob(&repository.name, digest, 0).await;
+        let opened = self.upstream.blob(&repository.name, digest, Part::WHOLE).await;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));
         let (transfer, size) = sized.map_err(|error| self.deny_blob(repository, digest, &Arc::new(error)))?;
         let metrics = Arc::clone(&self.metrics);
@@ -262,9 +302,18 @@ impl Engine {
         error: &Arc<FetchError>,
     ) -> Denial {
         if error.class() == Class::Absent {
-            self.negatives.add((repository.key, Wanted::Blob(*digest)), (), clock::monotonic());
+            self.negatives.add((repository.key, super::Wanted::Blob(*digest)), (), clock::monotonic());
         }
         fault::blob(digest, error)
+    }
+}
+
+/// What a reader wants of a blob, as far as that can be told before its length is known.
+fn wanted(part: Asked, expected: Option<u64>) -> ByteRange {
+    match (part, expected.map(|size| part.within(size))) {
+        (_, Some(Wanted::Part(range))) => range,
+        (Asked::From { first, end }, None) => ByteRange { first, end: end.unwrap_or(WHOLE.end) },
+        _ => WHOLE,
     }
 }
 
@@ -283,10 +332,14 @@ fn open(store: &Store, digest: &Digest, known: Option<files::Identity>, want: Wa
     }
     let small = want == Want::Body && open.identity.size <= PIECE_BYTES;
     let length = usize::try_from(open.identity.size).unwrap_or(usize::MAX);
-    let head = if small {
-        files::read_at(&open.file, 0, length).ok().filter(|head| head.len() == length)
-    } else {
-        None
-    };
-    Held::Verified(open, head)
+    let head = small.then(|| files::read_at(&open.file, 0, length)).transpose();
+    // After the read: what a file is like says nothing about what is read later.
+    match (head, files::state(&open.file)) {
+        (Ok(head), Ok(state)) if state.identity == open.identity => {
+            let head = head.filter(|head| head.len() == length);
+            Held::Verified(open, head, Witness::new(state))
+        }
+        // It can't be read, or changed meanwhile: the hash decides.
+        _ => Held::Suspect(open),
+    }
 }

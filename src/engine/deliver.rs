@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use tokio::sync::watch;
 
-use super::flight::{Failure, Flight, Phase, Progress};
+use super::flight::{Failure, Passenger, Phase, Progress};
+use super::rescue::{self, HeldBlob, Rescue};
 use crate::registry::ByteRange;
 use crate::sys::files;
 
@@ -41,10 +42,10 @@ pub enum Cut {
 /// Where the bytes of a blob come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A blob that is held whole, and its beginning if that was read already.
-    Held(Arc<File>, Option<Bytes>),
-    /// A flight.
-    Flight(Arc<Flight>),
+    /// A blob that is held whole.
+    Held(Box<HeldBlob>),
+    /// A flight, and where to go on if it turns out that its file is damaged.
+    Flight(Passenger, Rescue),
     /// Straight from the upstream, uncached: the disk would not take it.
     Passing(Box<super::passing::Passing>),
 }
@@ -69,27 +70,15 @@ impl Source {
     /// The bytes of `range`, at most `piece` at a time. A passing source ignores both and gives everything as it comes.
     pub fn read(self, range: ByteRange, piece: u64) -> Body {
         match self {
-            Self::Held(file, head) => match head.and_then(|head| cut_out(&head, range)) {
-                Some(all) => Body::Whole(all),
-                None => pieces(FileReader { file, range, piece }, FileReader::next),
-            },
-            Self::Flight(flight) => {
-                let progress = flight.watch();
-                pieces(FlightReader { progress, range, piece }, FlightReader::next)
-            }
+            Self::Held(held) => held.read(range, piece),
+            Self::Flight(passenger, rescue) => rescue::follow(passenger, range, piece, rescue),
             Self::Passing(passing) => pieces(*passing, super::passing::Passing::next),
         }
     }
 }
 
-fn cut_out(head: &Bytes, range: ByteRange) -> Option<Bytes> {
-    let first = usize::try_from(range.first).ok()?;
-    let end = usize::try_from(range.end).ok()?;
-    (end <= head.len()).then(|| head.slice(first..end))
-}
-
 /// A stream from a reader that is asked again and again for its next piece.
-fn pieces<R, F>(reader: R, next: fn(R) -> F) -> Body
+pub(super) fn pieces<R, F>(reader: R, next: fn(R) -> F) -> Body
 where
     R: Send + 'static,
     F: Future<Output = Result<Option<(Bytes, R)>, Cut>> + Send + 'static,
@@ -98,34 +87,25 @@ where
     Body::Pieces(Box::pin(stream) as std::pin::Pin<Box<dyn Stream<Item = _> + Send>>)
 }
 
-/// Reads a part of a held blob.
-struct FileReader {
-    file: Arc<File>,
-    range: ByteRange,
-    piece: u64,
-}
-
-impl FileReader {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
-        if self.range.first >= self.range.end {
-            return Ok(None);
-        }
-        let end = self.range.end.min(self.range.first.saturating_add(self.piece));
-        let piece = read(&self.file, ByteRange { first: self.range.first, end }).await?;
-        self.range.first += piece.len() as u64;
-        Ok(Some((piece, self)))
-    }
-}
-
 /// Follows a flight.
-struct FlightReader {
+pub(super) struct FlightReader {
+    passenger: Passenger,
     progress: watch::Receiver<Progress>,
     range: ByteRange,
     piece: u64,
+    whole: bool,
 }
 
 impl FlightReader {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
+    /// Reads `range`, at most `piece` at a time.
+    pub(super) fn new(passenger: Passenger, range: ByteRange, piece: u64) -> Self {
+        let progress = passenger.flight.watch();
+        let whole = range.first == 0 && progress.borrow().total == Some(range.end);
+        passenger.want(range);
+        Self { passenger, progress, range, piece, whole }
+    }
+
+    pub(super) async fn next(mut self) -> Result<Option<(Bytes, Self)>, Cut> {
         if self.range.first >= self.range.end {
             return Ok(None);
         }
@@ -138,21 +118,24 @@ impl FlightReader {
 
     /// Waits until there is something to read.
     async fn wait(&mut self) -> Result<(Arc<File>, u64), Cut> {
-        let first = self.range.first;
-        let moved =
-            self.progress.wait_for(|now| now.readable() > first || matches!(now.phase, Phase::Failed(_)));
-        let now = moved.await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
+        let (first, whole) = (self.range.first, self.whole);
+        let ready =
+            |now: &Progress| now.readable(first, whole) > first || matches!(now.phase, Phase::Failed(_));
+        if !ready(&self.progress.borrow()) {
+            self.passenger.want(self.range);
+        }
+        let now = self.progress.wait_for(ready).await.map_err(|_| Cut::Flight(Failure::Abandoned))?;
         match (&now.phase, &now.file) {
-            (Phase::Failed(Failure::Mismatch | Failure::Rotten), _) => Err(Cut::Wrong),
+            (Phase::Failed(Failure::Mismatch), _) => Err(Cut::Wrong),
             (Phase::Failed(failure), _) => Err(Cut::Flight(failure.clone())),
-            (_, Some(file)) => Ok((Arc::clone(file), now.readable())),
+            (_, Some(file)) => Ok((Arc::clone(file), now.readable(first, whole))),
             (_, None) => Err(Cut::Flight(Failure::Abandoned)),
         }
     }
 }
 
 /// Reads a part, or the beginning of it: at once if it is in memory, else on the blocking pool. Never empty.
-async fn read(file: &Arc<File>, range: ByteRange) -> Result<Bytes, Cut> {
+pub(super) async fn read(file: &Arc<File>, range: ByteRange) -> Result<Bytes, Cut> {
     let length = usize::try_from(range.length()).unwrap_or(usize::MAX);
     let mut buffer = vec![0; length];
     let taken = match files::read_now(file, range.first, &mut buffer)? {

@@ -1,28 +1,41 @@
-//! Filling a flight: one upstream transfer into one partial file, hashed as it is written.
+//! Filling a flight: upstream transfers into one partial file, hashed as it grows from the front.
+//!
+//! One task owns a fill. It makes a [`plan`] whenever something moved, and drives ([`work`]) the transfers ([`carry`])
+//! that the plan asks for; none of them knows of the others. It ends when everything is there and hashes to the digest, when the
+//! upstream or the disk gives up, or when nobody wants it any more.
+
+mod carry;
+mod land;
+mod plan;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
+use tokio::sync::watch;
 
-use super::flight::{Failure, Flight};
+use super::budget::Reservation;
+use super::flight::{Failure, Flight, WHOLE};
 use super::{Engine, Repository, blocking};
-use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
-use crate::registry::Digest;
-use crate::store::Partial;
-use crate::sys::{clock, files};
-use crate::upstream::{Class, FetchError, Transfer};
+use crate::registry::ByteRange;
+use crate::store::{Begun, Extents, Partial, Record};
+use crate::upstream::{Class, FetchError, Part};
+use carry::{Cargo, Carrier, Proof};
+pub(super) use land::{Landing, blob_row};
+use plan::NEAR_BYTES;
+use work::Work;
 
-/// Waits between the tries to go on with a transfer that broke off; the last one given up on ends the flight.
-const RESUME_WAITS: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+/// Longest life of a fill, so that none runs for ever: 100 GB at 10 Mbit/s. What there is by then is kept for the next.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes gathered before they go to the disk together. Whatever has arrived goes at once; this bounds a fast upstream.
-const BATCH_BYTES: usize = 1024 * 1024;
-
-/// Largest blob that is taken without an announced length: an endless one must not fill the disk.
-const UNANNOUNCED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// How fills behave: `tidegate.fill.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FillRules {
+    /// Transfers of one large blob at once for speed alone.
+    pub segments: usize,
+    /// Whether only what is asked for is fetched.
+    pub lazy: bool,
+}
 
 /// A fill under way.
 struct Fill {
@@ -31,10 +44,12 @@ struct Fill {
     repository: Repository,
     /// What the manifest says of the length; the upstream's own word comes first, and the digest decides.
     expected: Option<u64>,
+    /// What the first reader wants.
+    want: ByteRange,
 }
 
 impl Engine {
-    /// Starts the task of a new flight. It runs to its end whoever leaves.
+    /// Starts the task of a new flight. It runs to its end whoever leaves, unless all leave early.
     pub(super) fn start_fill(
         self: &Arc<Self>,
         flight: Arc<Flight>,
@@ -42,7 +57,8 @@ impl Engine {
         entitled: bool,
         expected: Option<u64>,
     ) {
-        let fill = Fill { engine: Arc::clone(self), flight, repository, expected };
+        let want = flight.wants().first().copied().unwrap_or(WHOLE);
+        let fill = Fill { engine: Arc::clone(self), flight, repository, expected, want };
         tokio::spawn(async move {
             let guard = Landing::new(&fill.engine, &fill.flight);
             if !fill.finds_it_landed(entitled).await {
@@ -50,27 +66,6 @@ impl Engine {
             }
             drop(guard);
         });
-    }
-
-    /// Publishes a verified partial; gives its row.
-    async fn publish(self: &Arc<Self>, digest: Digest, partial: Partial) -> std::io::Result<BlobRow> {
-        let store = Arc::clone(&self.store);
-        let identity = blocking(move || store.publish(partial, &digest)).await??;
-        Ok(blob_row(identity, false))
-    }
-}
-
-/// The row of a blob that was just verified.
-pub(super) fn blob_row(identity: files::Identity, adopted: bool) -> BlobRow {
-    let now = clock::unix_ms();
-    BlobRow {
-        size: identity.size,
-        identity: Some(identity),
-        kind: BlobKind::Other,
-        media_type: None,
-        created_ms: now,
-        verified_ms: Some(now),
-        adopted,
     }
 }
 
@@ -88,62 +83,52 @@ impl Fill {
     }
 
     async fn fly(&self) {
-        let permit = Arc::clone(&self.engine.fills).acquire_owned().await;
-        let filled = self.run().await;
-        drop(permit);
-        match filled {
-            Ok(partial) => self.land(partial).await,
+        let late = || FetchError::Timeout {
+            host: self.engine.upstream.host().to_owned(),
+            what: "whole blob",
+            limit: LIFE,
+        };
+        let filled = tokio::time::timeout(LIFE, self.run()).await;
+        match filled.unwrap_or_else(|_| Err(Failure::Fetch(Arc::new(late())))) {
+            Ok(kept) => self.land(kept).await,
             Err(failure) => self.crash(failure),
         }
     }
 
     /// Fetches everything, and checks it.
-    async fn run(&self) -> Result<Partial, Failure> {
-        let (repository, transfer) = self.open().await?;
-        let total = transfer.total().or(self.expected);
-        let partial = self.begin(total).await?;
+    async fn run(&self) -> Result<Kept, Failure> {
+        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
+        let left = blocking(move || store.unfinished(&digest)).await.unwrap_or_default();
+        let opening = self.open(&left).await?;
+        let total = opening.total;
+        let (kept, left) = self.begin(total).await?;
+        let partial = kept.partial()?;
         self.flight.open(total, partial.file());
-        let mut kept = Kept(Some(partial));
-        self.fetch(&repository, transfer, total, &mut kept).await?;
-        kept.0.take().ok_or(Failure::Abandoned)
+        let (engine, flight) = (Arc::clone(&self.engine), Arc::clone(&self.flight));
+        let name = opening.repository.name.clone();
+        let etag = opening.begun.as_ref().and_then(|(_, carrier)| carrier.transfer.etag()).map(str::to_owned);
+        let proof = Arc::new(watch::Sender::new(Proof::Unasked));
+        let room = kept.room.clone();
+        let cargo = Cargo { engine, flight, name, partial, total, etag, proof, room };
+        let mut work = Work::new(cargo, opening, left);
+        let done = work.finish().await;
+        drop(work);
+        done.and_then(|()| self.check(&kept)).map(|()| kept)
     }
 
-    /// Fetches until everything is there and hashes to the digest.
-    async fn fetch(
-        &self,
-        repository: &Repository,
-        transfer: Transfer,
-        total: Option<u64>,
-        kept: &mut Kept,
-    ) -> Result<(), Failure> {
-        let mut transfer = Some(transfer);
-        let mut waits = RESUME_WAITS.iter();
+    /// Opens a transfer of what is wanted first, under the first repository that the upstream lets have the blob.
+    async fn open(&self, left: &Extents) -> Result<Opening, Failure> {
+        let (mut repository, mut part) = (self.repository.clone(), self.first_part(left));
         loop {
-            let before = kept.written();
-            let error = match self.receive(kept, transfer.take(), total).await? {
-                Ok(()) => return self.check(kept),
-                Err(error) => error,
-            };
-            if kept.written() > before {
-                waits = RESUME_WAITS.iter();
-            }
-            let Some(wait) = waits.next() else {
-                return Err(Failure::Fetch(Arc::new(error)));
-            };
-            tracing::warn!(digest = %self.flight.digest, at = kept.written(), %error, "the upstream broke off; going on");
-            tokio::time::sleep(*wait).await;
-            transfer = self.resume(repository, kept.written()).await?;
-        }
-    }
-
-    /// Opens the transfer under the first repository that the upstream lets have the blob.
-    async fn open(&self) -> Result<(Repository, Transfer), Failure> {
-        let mut repository = self.repository.clone();
-        loop {
-            let error = match self.engine.upstream.blob(&repository.name, &self.flight.digest, 0).await {
-                Ok(transfer) => return Ok((repository, transfer)),
+            let error = match self.ask(&repository, part).await {
+                Ok(opening) => return Ok(opening),
                 Err(error) => Arc::new(error),
             };
+            // The blob is shorter than was thought: its length comes with the whole.
+            if matches!(*error, FetchError::Status { status: 416, .. }) && part != Some(Part::WHOLE) {
+                part = Some(Part::WHOLE);
+                continue;
+            }
             // These concern the repository that was asked for, and nobody else's.
             if !matches!(error.class(), Class::Absent | Class::LoginRefused) {
                 return Err(Failure::Fetch(error));
@@ -156,175 +141,104 @@ impl Fill {
         }
     }
 
-    async fn begin(&self, total: Option<u64>) -> Result<Partial, Failure> {
-        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
-        blocking(move || store.begin(&digest, total)).await.and_then(|begun| begun).map_err(disk)
-    }
-
-    /// Goes on where the last transfer ended. An upstream that can't be reached now may be at the next try.
-    async fn resume(&self, repository: &Repository, written: u64) -> Result<Option<Transfer>, Failure> {
-        match self.engine.upstream.blob(&repository.name, &self.flight.digest, written).await {
-            Ok(transfer) => Ok(Some(transfer)),
-            Err(error) if matches!(error.class(), Class::Down | Class::Slow | Class::Limited) => Ok(None),
-            Err(error) => Err(Failure::Fetch(Arc::new(error))),
-        }
-    }
-
-    /// Writes a transfer to its end, or to where it breaks off; only a failure of our own disk is final here.
-    async fn receive(
-        &self,
-        kept: &mut Kept,
-        transfer: Option<Transfer>,
-        total: Option<u64>,
-    ) -> Result<Result<(), FetchError>, Failure> {
-        let Some(mut transfer) = transfer else {
-            return Ok(Err(FetchError::Cut { host: self.engine.upstream.host().to_owned() }));
+    /// Asks for a part, or with none for the upstream's word that the blob is still there.
+    async fn ask(&self, repository: &Repository, part: Option<Part>) -> Result<Opening, FetchError> {
+        let (upstream, digest) = (&self.engine.upstream, &self.flight.digest);
+        let repository = repository.clone();
+        let Some(part) = part else {
+            let total = upstream.blob_head(&repository.name, digest).await?.or(self.expected);
+            if total.is_some() {
+                return Ok(Opening { repository, total, begun: None });
+            }
+            return Box::pin(self.ask(&repository, Some(Part::WHOLE))).await;
         };
-        let mut skip = kept.written().saturating_sub(transfer.start());
-        let limit = total.unwrap_or(UNANNOUNCED_BYTES_MAX);
-        loop {
-            let (batch, ended) = gather(&mut transfer, &mut skip).await;
-            let bytes: usize = batch.iter().map(Bytes::len).sum();
-            if kept.written() + bytes as u64 > limit {
-                let host = transfer.host().to_owned();
-                return Err(Failure::Fetch(Arc::new(FetchError::TooLarge { host })));
-            }
-            if bytes > 0 {
-                kept.append(batch).await?;
-                self.engine.metrics.pulled_blob(bytes as u64);
-                self.flight.commit(kept.written());
-            }
-            match ended {
-                None => {}
-                Some(Ok(())) if total.is_some_and(|total| kept.written() < total) => {
-                    return Ok(Err(FetchError::Cut { host: transfer.host().to_owned() }));
-                }
-                Some(ended) => return Ok(ended),
-            }
+        let turn = Arc::clone(&self.engine.fills).acquire_owned().await;
+        let transfer = upstream.blob(&repository.name, digest, part).await?;
+        // The semaphore is never closed.
+        let turn = turn.map_err(|_| FetchError::Cut { host: transfer.host().to_owned() })?;
+        let total = transfer.total().or(self.expected);
+        Ok(Opening { repository, total, begun: Some((part, Carrier { transfer, turn })) })
+    }
+
+    /// What the first transfer is of: the first that is missing of what the first reader wants, or all from the front if
+    /// that is not far; none if nothing of that is missing.
+    fn first_part(&self, left: &Extents) -> Option<Part> {
+        let near = self.want.first <= NEAR_BYTES && !self.engine.fill_rules.lazy;
+        let want = if near { WHOLE } else { self.want };
+        let known = self.expected.unwrap_or(WHOLE.end);
+        let gap = left.gap_from(want.first, want.end.min(known));
+        match gap {
+            Some(gap) => Some(Part { from: gap.first, end: Some(gap.end).filter(|end| *end < known) }),
+            // Behind what is thought to be the end: the upstream knows better.
+            None if want.first >= known => Some(Part::WHOLE),
+            None => None,
         }
     }
 
-    fn check(&self, kept: &Kept) -> Result<(), Failure> {
-        let got = kept.0.as_ref().map(Partial::digest);
-        if got == Some(self.flight.digest) {
-            return Ok(());
+    /// Begins the file, in the room that there is for it. What the budget has no room for gets a file without a name,
+    /// which lives as long as its readers.
+    async fn begin(&self, total: Option<u64>) -> Result<(Kept, Vec<Record>), Failure> {
+        // What has no length gets its room as it grows.
+        let room = self.engine.reserve(total.unwrap_or(0)).await.ok();
+        let lasting = room.is_some();
+        let mut begun = self.try_begin(total, lasting).await;
+        if let Err(error) = &begun
+            && self.engine.relieve(error, total.unwrap_or(0)).await
+        {
+            begun = self.try_begin(total, lasting).await;
         }
-        tracing::error!(digest = %self.flight.digest, ?got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
-        self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
-        Err(Failure::Mismatch)
+        let Begun { partial, left } = begun.map_err(disk)?;
+        if !lasting {
+            self.flight.pass();
+            tracing::info!(digest = %self.flight.digest, "the budget has no room for a blob; it is served and not kept");
+        }
+        let room = Arc::new(tokio::sync::Mutex::new(room));
+        Ok((Kept { partial: Some(Arc::new(partial)), room, lasting }, left))
     }
 
-    /// The last bytes go out at once; the disk syncs behind everybody's back. Until the row is readable the flight can
-    /// be joined.
-    async fn land(&self, partial: Partial) {
-        let digest = self.flight.digest;
-        let size = Some(partial.written());
-        self.flight.verified();
-        let _permit = self.engine.publications.acquire().await;
-        let published = self.engine.publish(digest, partial).await;
-        let claimants = self.flight.claimants();
-        let member = MemberRow { size, seen_ms: clock::unix_ms() };
-        let mut batch = claimants
-            .iter()
-            .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
-        match published {
-            Ok(row) => {
-                for claimant in &claimants {
-                    self.engine.write_layer_link(claimant, &digest).await;
-                }
-                batch = batch.put_blob(digest, row);
-            }
-            Err(error) => {
-                self.engine.unstorable.add(digest, (), clock::monotonic());
-                tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
-            }
-        }
-        self.engine.index.apply(batch);
-        self.engine.flights.remove(&self.flight);
-    }
-
-    fn crash(&self, failure: Failure) {
-        if let Failure::Disk(error) = &failure {
-            let digest = self.flight.digest;
-            self.engine.unstorable.add(digest, (), clock::monotonic());
-            tracing::error!(%digest, %error, "the disk would not take a blob; it is passed through uncached");
-        }
-        self.engine.flights.remove(&self.flight);
-        self.flight.fail(failure);
+    async fn try_begin(&self, total: Option<u64>, lasting: bool) -> std::io::Result<Begun> {
+        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
+        let begin = move || match lasting {
+            true => store.begin(&digest, total),
+            false => store.begin_nameless(&digest, total),
+        };
+        blocking(begin).await?
     }
 }
 
-/// The partial of a fill. One that comes to nothing is removed on the blocking pool: to give gigabytes back to the file
-/// system takes a while.
-struct Kept(Option<Partial>);
+/// The first answer of the upstream.
+struct Opening {
+    repository: Repository,
+    /// The length of the blob, if it is known.
+    total: Option<u64>,
+    /// What was asked for and its transfer, if anything was.
+    begun: Option<(Part, Carrier)>,
+}
+
+/// The room of a fill, which grows with a blob of unknown length.
+pub(super) type Room = Arc<tokio::sync::Mutex<Option<Reservation>>>;
+
+/// The partial of a fill and its room. One that comes to nothing is removed on the blocking pool: to give gigabytes back
+/// to the file system takes a while.
+pub(super) struct Kept {
+    partial: Option<Arc<Partial>>,
+    room: Room,
+    /// Whether it is to become a blob of the tree.
+    lasting: bool,
+}
 
 impl Kept {
-    fn written(&self) -> u64 {
-        self.0.as_ref().map_or(0, Partial::written)
-    }
-
-    /// Writes and hashes on the blocking pool.
-    async fn append(&mut self, batch: Vec<Bytes>) -> Result<(), Failure> {
-        let mut partial = self.0.take().ok_or(Failure::Abandoned)?;
-        let appended = blocking(move || partial.append(&batch).map(|_| partial)).await;
-        self.0 = Some(appended.and_then(|result| result).map_err(disk)?);
-        Ok(())
+    fn partial(&self) -> Result<Arc<Partial>, Failure> {
+        self.partial.clone().ok_or(Failure::Abandoned)
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if let Some(partial) = self.0.take() {
+        if let Some(partial) = self.partial.take() {
             tokio::task::spawn_blocking(move || drop(partial));
         }
     }
-}
-
-/// Takes a flight out of the table however its task ends, even by a panic: then its readers are cut.
-pub(super) struct Landing(Arc<Engine>, Arc<Flight>);
-
-impl Landing {
-    /// Guards a flight.
-    pub(super) fn new(engine: &Arc<Engine>, flight: &Arc<Flight>) -> Self {
-        Self(Arc::clone(engine), Arc::clone(flight))
-    }
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.flights.remove(&self.1);
-            self.1.fail(Failure::Abandoned);
-        }
-    }
-}
-
-/// What has arrived, at most a batch, and whether it was the end. The bytes that are had already are skipped.
-async fn gather(transfer: &mut Transfer, skip: &mut u64) -> (Vec<Bytes>, Option<Result<(), FetchError>>) {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    let mut next = Some(transfer.next().await);
-    while let Some(piece) = next.take() {
-        match piece {
-            Ok(Some(piece)) => {
-                let piece = skip_front(piece, skip);
-                bytes += piece.len();
-                batch.push(piece);
-            }
-            Ok(None) => return (batch, Some(Ok(()))),
-            Err(error) => return (batch, Some(Err(error))),
-        }
-        if bytes < BATCH_BYTES {
-            next = transfer.next().now_or_never();
-        }
-    }
-    (batch, None)
-}
-
-fn skip_front(mut piece: Bytes, skip: &mut u64) -> Bytes {
-    let known = usize::try_from(*skip).unwrap_or(usize::MAX).min(piece.len());
-    *skip -= known as u64;
-    piece.split_off(known)
 }
 
 fn disk(error: std::io::Error) -> Failure {

@@ -1,18 +1,26 @@
 //! A flight: one missing blob being filled, and everybody who reads it meanwhile.
 //!
 //! The flight belongs to the server. It is in the table from the first request until what it fetched can be found
-//! without it, so nobody ever starts a second transfer of the same bytes. Readers follow a watermark of committed
-//! bytes; the last of them are held back until the digest matched, so that no wrong blob can look complete.
+//! without it, so nobody ever starts a second transfer of the same bytes. Readers are passengers: each says which bytes
+//! it wants next, and follows those that are there. Of the whole the last bytes are held back until the digest matched,
+//! so that no wrong blob can look complete.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::budget::readers::Reader;
 use super::repository::Repository;
+use super::rescue::Witness;
 use crate::index::RepoKey;
-use crate::registry::Digest;
+use crate::registry::{ByteRange, Digest};
+use crate::store::Extents;
+use crate::sys::clock;
+use crate::sys::files::{self, Identity, State};
 use crate::sys::sync::lock;
 use crate::upstream::FetchError;
 
@@ -27,7 +35,33 @@ pub struct Flight {
     pub digest: Digest,
     progress: watch::Sender<Progress>,
     claimants: Mutex<Claimants>,
+    seats: Mutex<Seats>,
+    moved: Notify,
+    /// Whether what it brings is given out and not kept.
+    passing: AtomicBool,
+    /// The file of the tree that is carried, if it is not a partial of ours.
+    suspect: OnceLock<(Arc<File>, Witness)>,
 }
+
+/// Who reads, and what each wants next.
+#[derive(Debug)]
+struct Seats {
+    wants: BTreeMap<u64, ByteRange>,
+    /// How many there ever were.
+    taken: u64,
+    empty_since: Instant,
+}
+
+/// One reader of a flight, until it is dropped.
+#[derive(Debug)]
+pub struct Passenger {
+    /// The flight.
+    pub flight: Arc<Flight>,
+    seat: u64,
+}
+
+/// All of a blob, of whatever size.
+pub const WHOLE: ByteRange = ByteRange { first: 0, end: u64::MAX };
 
 /// Who asked, in order, and whom the upstream turned away. All but the first were known to have a right to the blob when
 /// they came.
@@ -54,14 +88,16 @@ enum Claim {
 pub struct Progress {
     /// The length of the blob, once known.
     pub total: Option<u64>,
-    /// Bytes from the front that were written and hashed.
-    pub committed: u64,
+    /// The bytes that were written.
+    pub extents: Extents,
     /// The state of the whole.
     pub phase: Phase,
     /// Where the bytes are.
     pub file: Option<Arc<File>>,
     /// Grows when the upstream turned a repository away.
     denials: usize,
+    /// Counts everybody who reads the file as one reader, once it is in the tree.
+    reader: Option<Arc<Reader>>,
 }
 
 /// The states of a flight.
@@ -88,15 +124,71 @@ pub enum Failure {
     Disk(Arc<std::io::Error>),
     /// The file of the tree that was to be verified is damaged; it was set aside, and the blob can be fetched anew.
     Rotten,
-    /// The task is gone, by a panic or at the stop of the server.
+    /// Its task is gone, by a panic or at the stop of the server; or nobody reads any more.
     Abandoned,
 }
 
 impl Flight {
     fn new(digest: Digest, first: Repository) -> Self {
-        let opening = Progress { total: None, committed: 0, phase: Phase::Opening, file: None, denials: 0 };
+        let opening = Progress {
+            total: None,
+            extents: Extents::default(),
+            phase: Phase::Opening,
+            file: None,
+            denials: 0,
+            reader: None,
+        };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
-        Self { digest, progress: watch::Sender::new(opening), claimants: Mutex::new(claimants) }
+        let seats = Seats { wants: BTreeMap::new(), taken: 0, empty_since: clock::monotonic() };
+        Self {
+            digest,
+            progress: watch::Sender::new(opening),
+            claimants: Mutex::new(claimants),
+            seats: Mutex::new(seats),
+            moved: Notify::new(),
+            passing: AtomicBool::new(false),
+            suspect: OnceLock::new(),
+        }
+    }
+
+    /// Takes a seat. Under the lock of the table, so that a flight that ends for want of readers is not joined.
+    fn seat(self: &Arc<Self>, want: ByteRange) -> Passenger {
+        let mut seats = lock(&self.seats);
+        seats.taken += 1;
+        let seat = seats.taken;
+        seats.wants.insert(seat, want);
+        Passenger { flight: Arc::clone(self), seat }
+    }
+
+    /// What the readers want next, in the order in which they came.
+    pub fn wants(&self) -> Vec<ByteRange> {
+        lock(&self.seats).wants.values().copied().collect()
+    }
+
+    /// How many readers there ever were.
+    pub fn readers_ever(&self) -> u64 {
+        lock(&self.seats).taken
+    }
+
+    /// Since when nobody reads; `None` while somebody does.
+    pub fn empty_since(&self) -> Option<Instant> {
+        let seats = lock(&self.seats);
+        seats.wants.is_empty().then_some(seats.empty_since)
+    }
+
+    /// What it brings will not be kept.
+    pub fn pass(&self) {
+        self.passing.store(true, Ordering::Release);
+    }
+
+    /// Whether what it brings is not kept, as far as that is known.
+    pub fn is_passing(&self) -> bool {
+        self.passing.load(Ordering::Acquire)
+    }
+
+    /// Waits until a reader came to where there is nothing, or left.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// A view that wakes when the flight moves.
@@ -167,6 +259,12 @@ impl Flight {
         claimants.denied.iter().find(|(denied, _)| denied == repository).map(|(_, denial)| Arc::clone(denial))
     }
 
+    /// Whether a repository is among those that it flies for. Once the length is known, the upstream has granted it to
+    /// the first of them, and the others came with a right of their own.
+    pub fn flies_for(&self, repository: &RepoKey) -> bool {
+        lock(&self.claimants).waiting.iter().any(|waiting| waiting.key == *repository)
+    }
+
     /// Everybody who asked and was not turned away.
     pub fn claimants(&self) -> Vec<Repository> {
         lock(&self.claimants).waiting.clone()
@@ -181,17 +279,51 @@ impl Flight {
         });
     }
 
-    /// Bytes from the front up to `committed` are written and hashed.
-    pub fn commit(&self, committed: u64) {
-        self.progress.send_modify(|progress| progress.committed = committed);
+    /// The flight carries a file of the tree, which others may change.
+    pub fn carry(&self, file: &Arc<File>, witness: Witness) {
+        // Set once, by the task that owns the flight.
+        let _ = self.suspect.set((Arc::clone(file), witness));
+    }
+
+    /// The partial is a file of the tree from now on, which others may change: as it was published, it is what was hashed.
+    pub fn carry_published(&self, identity: Identity) {
+        let file = self.progress.borrow().file.clone();
+        if let Some((file, state)) = file.and_then(|file| files::state(&file).ok().map(|state| (file, state)))
+        {
+            self.carry(&file, Witness::new(State { identity, ..state }));
+        }
+    }
+
+    /// Whether a file of the tree that is carried is not any more what is, or was, hashed.
+    pub fn has_changed(&self) -> bool {
+        let Some((file, witness)) = self.suspect.get() else { return false };
+        let (mut witness, now) = (*witness, files::state(file));
+        now.map_or(true, |now| !witness.vouches_for(now))
+    }
+
+    /// These bytes are written.
+    pub fn commit(&self, extents: Extents) {
+        self.progress.send_modify(|progress| progress.extents = extents);
+    }
+
+    /// The bytes from the front up to `end` are written.
+    pub fn commit_front(&self, end: u64) {
+        let mut extents = Extents::default();
+        extents.insert(ByteRange { first: 0, end });
+        self.commit(extents);
     }
 
     /// All bytes are there and hash to the digest.
     pub fn verified(&self) {
         self.progress.send_modify(|progress| {
-            progress.total = Some(progress.committed);
+            progress.total = Some(progress.extents.end_from(0));
             progress.phase = Phase::Verified;
         });
+    }
+
+    /// The file is in the tree: whoever follows the flight reads it.
+    pub fn read_by(&self, reader: Reader) {
+        self.progress.send_modify(|progress| progress.reader = Some(Arc::new(reader)));
     }
 
     /// The flight ended without the blob.
@@ -201,13 +333,36 @@ impl Flight {
 }
 
 impl Progress {
-    /// Up to where bytes may be given out.
-    pub fn readable(&self) -> u64 {
+    /// Up to where bytes may be given out from a place on. Of the `whole` the last ones wait for the digest; a part is
+    /// what the upstream sent for it.
+    pub fn readable(&self, from: u64, whole: bool) -> u64 {
+        let end = self.extents.end_from(from);
         match (&self.phase, self.total) {
-            (Phase::Verified, _) => self.committed,
-            (Phase::Filling, Some(total)) => self.committed.min(total.saturating_sub(HELD_BACK_BYTES)),
+            (Phase::Verified, _) => end,
+            (Phase::Filling, Some(total)) if whole => end.min(total.saturating_sub(HELD_BACK_BYTES)),
+            (Phase::Filling, Some(_)) => end,
             _ => 0,
         }
+    }
+}
+
+impl Passenger {
+    /// Says what is wanted next.
+    pub fn want(&self, range: ByteRange) {
+        let known = lock(&self.flight.seats).wants.insert(self.seat, range);
+        if known != Some(range) {
+            self.flight.moved.notify_one();
+        }
+    }
+}
+
+impl Drop for Passenger {
+    fn drop(&mut self) {
+        let mut seats = lock(&self.flight.seats);
+        seats.wants.remove(&self.seat);
+        seats.empty_since = clock::monotonic();
+        drop(seats);
+        self.flight.moved.notify_one();
     }
 }
 
@@ -225,9 +380,9 @@ pub struct Flights {
 #[derive(Debug)]
 pub enum Boarding {
     /// It was there.
-    Joined(Arc<Flight>),
+    Joined(Passenger),
     /// It is new: the caller starts its task.
-    Started(Arc<Flight>),
+    Started(Passenger),
     /// There is one, and nothing shows that the repository may have the blob.
     Foreign,
     /// There are [`FLIGHTS_MAX`] of others.
@@ -240,13 +395,20 @@ impl Flights {
         lock(&self.table).get(digest).cloned()
     }
 
-    /// Joins the flight for `digest` or begins one. `entitled`: the repository is known to have a right to the blob.
-    /// Another one may begin a flight, which the upstream then grants or denies it, but not join one of others.
-    pub fn board(&self, digest: Digest, repository: &Repository, entitled: bool) -> Boarding {
+    /// Joins the flight for `digest` or begins one, to read what it wants. `entitled`: the repository is known to have a
+    /// right to the blob. Another one may begin a flight, which the upstream then grants or denies it, but not join one
+    /// of others.
+    pub fn board(
+        &self,
+        digest: Digest,
+        repository: &Repository,
+        entitled: bool,
+        want: ByteRange,
+    ) -> Boarding {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(&digest) {
             match flight.claim(repository, entitled) {
-                Claim::Taken => return Boarding::Joined(Arc::clone(flight)),
+                Claim::Taken => return Boarding::Joined(flight.seat(want)),
                 Claim::Foreign => return Boarding::Foreign,
                 Claim::Closed => {}
             }
@@ -255,7 +417,17 @@ impl Flights {
         }
         let flight = Arc::new(Flight::new(digest, repository.clone()));
         table.insert(digest, Arc::clone(&flight));
-        Boarding::Started(flight)
+        Boarding::Started(flight.seat(want))
+    }
+
+    /// Ends a flight that nobody reads; whether it did. Whoever comes now begins another one.
+    pub fn abandon(&self, flight: &Arc<Flight>) -> bool {
+        let mut table = lock(&self.table);
+        let empty = flight.empty_since().is_some();
+        if empty && table.get(&flight.digest).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+            table.remove(&flight.digest);
+        }
+        empty
     }
 
     /// Takes a flight out of the table: what it fetched is found without it, or it failed. Another one in its place stays.

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use super::flight::Flight;
 use super::{Engine, Repository, blocking, manifest};
-use crate::index::RepoKey;
+use crate::index::{Batch, RepoKey};
 use crate::registry::{Digest, Manifest};
 use crate::sys::sync::lock;
 
@@ -29,7 +30,7 @@ impl Linked {
         lock(&self.known).contains(&(repository, digest))
     }
 
-    fn forget(&self, link: &(RepoKey, Digest)) {
+    pub(super) fn forget(&self, link: &(RepoKey, Digest)) {
         lock(&self.known).remove(link);
     }
 
@@ -58,9 +59,16 @@ impl Engine {
         });
     }
 
+    /// The same for all whom a flight gave a blob that is in the tree.
+    pub(super) fn link_claimants(self: &Arc<Self>, flight: &Flight) {
+        flight.claimants().iter().for_each(|claimant| self.link_layer(claimant, &flight.digest));
+    }
+
     /// Writes the link of a blob that is in the tree.
     pub(super) async fn write_layer_link(&self, repository: &Repository, digest: &Digest) {
         self.linked.insert(repository.key, *digest);
+        // Noted first: what is not known to be linked is not unlinked.
+        self.index.apply(Batch::new().put_holder(digest, &repository.name));
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let written = blocking(move || store.link_layer(&name, &digest)).await;
         if let Err(error) = written.and_then(|result| result) {
@@ -89,13 +97,14 @@ impl Engine {
     }
 
     fn link_readable(&self, repository: &Repository, digest: &Digest) -> std::io::Result<()> {
+        // One writer at a time: a tag that moves meanwhile gets its newest link last, and what is just being evicted none.
+        let _turn = lock(&self.tag_links);
         let Some((bytes, _)) = manifest::read(&self.store, digest)? else { return Ok(()) };
         if !Manifest::parse(&bytes, None).is_ok_and(|manifest| manifest.read_by_registry_2) {
             return Ok(());
         }
+        self.index.apply(Batch::new().put_holder(digest, &repository.name));
         self.store.link_revision(&repository.name, digest)?;
-        // One writer at a time: a tag that moves meanwhile gets its newest link last.
-        let _turn = lock(&self.tag_links);
         for tag in self.index.tags(&repository.key, None, TAGS_MAX) {
             let row = self.index.tag(&repository.key, &tag);
             if row.is_some_and(|row| row.digest == *digest) {

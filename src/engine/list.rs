@@ -30,9 +30,6 @@ pub type Tags = Result<Arc<TagList>, Arc<FetchError>>;
 /// Names on a page of the catalogue for a client that names no number; as `registry`.
 const CATALOG_PAGE: u32 = 100;
 
-/// Most repositories whose names a walk of an adopted volume takes in.
-const ADOPTED_REPOSITORIES_MAX: usize = 100_000;
-
 /// A page of tags.
 #[derive(Debug, Clone)]
 pub struct TagsPage {
@@ -137,23 +134,6 @@ impl Engine {
         }
         served.truncate(limit);
         served
-    }
-
-    /// Takes in the names of the repositories of a volume that another program filled, so that the catalogue has them.
-    /// Everything else of it is found when it is asked for.
-    pub async fn adopt_names(self: &Arc<Self>) {
-        let engine = Arc::clone(self);
-        let walked = super::blocking(move || {
-            let names = engine.store.repositories(ADOPTED_REPOSITORIES_MAX);
-            for name in &names {
-                engine.index.apply(crate::index::Batch::new().put_repository(engine.naming.upstream(), name));
-            }
-            names.len()
-        });
-        match walked.await {
-            Ok(count) => tracing::debug!(count, "repositories in the volume"),
-            Err(error) => tracing::warn!(%error, "could not list the repositories of the volume"),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::budget::is_over_budget;
 use super::outcome::Outcome;
 use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
@@ -73,7 +74,8 @@ impl Engine {
         digest: &Digest,
         want: Want,
     ) -> Result<ManifestAnswer, Denial> {
-        in_time(self.find_manifest(repository, digest, want), fault::late_manifest).await
+        let answered = in_time(self.find_manifest(repository, digest, want), fault::late_manifest).await;
+        answered.inspect(|answer| self.index.touch(&answer.digest))
     }
 
     /// The same, with no limit of time but those of the questions to the upstream.
@@ -211,7 +213,8 @@ impl Engine {
             MemberRow { size: Some(size), seen_ms },
         );
         manifest.descriptors.iter().filter(|named| named.role.is_vouched_for()).fold(own, |batch, named| {
-            batch.put_member(repository.key, named.digest, MemberRow { size: named.size, seen_ms })
+            let member = MemberRow { size: named.size, seen_ms };
+            batch.put_member(repository.key, named.digest, member).put_parent(&named.digest, &digest)
         })
     }
 
@@ -220,10 +223,9 @@ impl Engine {
         tokio::spawn(async move {
             let _permit = engine.publications.acquire().await;
             let digest = held.digest;
-            let (store, bytes) = (Arc::clone(&engine.store), held.bytes.clone());
-            let published = blocking(move || write(&store, &digest, &bytes)).await.and_then(|result| result);
-            match published {
+            match engine.store_manifest(&held).await {
                 Ok(identity) => {
+                    engine.index.touch(&digest);
                     for repository in engine.unpublished.repositories(&digest) {
                         engine.write_manifest_links(&repository, &digest).await;
                         engine.adopt_children(&repository, &manifest).await;
@@ -233,10 +235,32 @@ impl Engine {
                 }
                 Err(error) => {
                     engine.unpublished.refused(&digest, clock::monotonic());
-                    tracing::error!(%digest, %error, "could not store a manifest; it is kept in memory for now");
+                    match is_over_budget(&error) {
+                        true => tracing::info!(%digest, %error, "a manifest is kept in memory for now"),
+                        false => {
+                            tracing::error!(%digest, %error, "could not store a manifest; it is kept in memory for now")
+                        }
+                    }
                 }
             }
         });
+    }
+
+    /// Writes a manifest into the tree, making room for it if need be.
+    async fn store_manifest(self: &Arc<Self>, held: &Held) -> std::io::Result<files::Identity> {
+        let room = self.reserve(held.bytes.len() as u64).await?;
+        let mut written = self.try_store_manifest(held).await;
+        if let Err(error) = &written
+            && self.relieve(error, held.bytes.len() as u64).await
+        {
+            written = self.try_store_manifest(held).await;
+        }
+        written.inspect(|identity| room.keep(identity.size))
+    }
+
+    async fn try_store_manifest(&self, held: &Held) -> std::io::Result<files::Identity> {
+        let (store, digest, bytes) = (Arc::clone(&self.store), held.digest, held.bytes.clone());
+        blocking(move || write(&store, &digest, &bytes)).await?
     }
 
     /// A manifest that the disk refused a while ago is tried once more.
@@ -293,7 +317,7 @@ impl Engine {
         self.unpublished.find(digest).is_some() || self.is_stored_manifest(digest)
     }
 
-    /// Whether a manifest is in the tree, by the index.
+    /// Whether a manifest is in the tree, by what is known without looking at the disk.
     pub(super) fn is_stored_manifest(&self, digest: &Digest) -> bool {
         self.index.blob(digest).is_some_and(|row| row.kind == BlobKind::Manifest)
     }
@@ -333,9 +357,9 @@ pub(super) fn row(held: &Held, identity: files::Identity) -> BlobRow {
 }
 
 fn write(store: &Store, digest: &Digest, bytes: &Bytes) -> std::io::Result<files::Identity> {
-    let mut partial = store.begin(digest, Some(bytes.len() as u64))?;
-    partial.append(std::slice::from_ref(bytes))?;
-    store.publish(partial, digest)
+    let partial = store.begin(digest, Some(bytes.len() as u64))?.partial;
+    partial.write(0, std::slice::from_ref(bytes))?;
+    store.publish(&partial, digest)
 }
 
 /// Reads a manifest from the tree; what is too large, unreadable or does not hash to its name is as good as absent.

@@ -44,6 +44,15 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         lock(&self.facts).get(key).is_some_and(|(_, end)| *end > now)
     }
 
+    /// Whether no fact is taken any more.
+    pub fn is_full(&self, now: Instant) -> bool {
+        let mut facts = lock(&self.facts);
+        if facts.len() >= self.most {
+            facts.retain(|_, (_, end)| *end > now);
+        }
+        facts.len() >= self.most
+    }
+
     /// Forgets a fact.
     pub fn remove(&self, key: &K) {
         lock(&self.facts).remove(key);
@@ -73,6 +82,8 @@ mod tests {
         let (recent, now) = (Recent::new(KEEP, 100), crate::sys::clock::monotonic());
         (0..110).for_each(|n| recent.add(n, (), now));
         assert_eq!(lock(&recent.facts).len(), 100);
+        assert!(recent.is_full(now) && !recent.is_full(now + KEEP * 2));
+        (0..110).for_each(|n| recent.add(n, (), now));
         assert!(!recent.holds(&100, now));
         let later = now + KEEP * 2;
         recent.add(100, (), later);

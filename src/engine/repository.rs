@@ -89,7 +89,12 @@ impl Naming {
         if !self.is_served(&name) {
             return Err(NotServed::Pattern);
         }
-        Ok(Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name })
+        Ok(self.known(name))
+    }
+
+    /// A repository of the tree, which has its name on the wire.
+    pub fn known(&self, name: RepositoryName) -> Repository {
+        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name }
     }
 
     /// Whether the patterns let a repository be asked for.

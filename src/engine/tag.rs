@@ -39,7 +39,8 @@ impl Engine {
                 false => Ok(answer),
             }
         };
-        in_time(found, fault::late_manifest).await
+        let answered = in_time(found, fault::late_manifest).await;
+        answered.inspect(|answer| self.index.touch(&answer.digest))
     }
 
     async fn resolve_tag(
@@ -238,9 +239,9 @@ impl Engine {
         let last = self.index.tag(&repository.key, tag).or(known);
         let moved = last.as_ref().is_none_or(|last| last.digest != head.digest);
         let held = self.is_held_manifest(&head.digest);
-        // What is only in memory is lost with the process: until it is stored, its past is kept.
-        let before = last.filter(|_| !self.is_stored_manifest(&head.digest));
-        let before = before.and_then(|last| self.before(&last, &head));
+        // One in memory alone is gone after a restart: until it is in the tree the past is of use.
+        let stored = self.is_stored_manifest(&head.digest);
+        let before = last.filter(|_| !stored).and_then(|last| self.before(&last, &head));
         let row = TagRow { before, ..head };
         let member = MemberRow { size: row.size, seen_ms: row.validated_ms };
         let batch = Batch::new()
@@ -254,9 +255,11 @@ impl Engine {
         row
     }
 
-    /// Where a tag pointed before: the newest manifest of its past that is held.
+    /// Where a tag pointed before: the newest manifest of its past that is in the tree, or if none is, in memory.
     fn before(&self, last: &TagRow, head: &TagRow) -> Option<Before> {
-        if last.digest != head.digest && self.is_held_manifest(&last.digest) {
+        let stored = self.is_stored_manifest(&last.digest);
+        let held = stored || last.before.is_none() && self.is_held_manifest(&last.digest);
+        if last.digest != head.digest && held {
             return Some(Before { digest: last.digest, validated_ms: last.validated_ms });
         }
         last.before
@@ -294,13 +297,10 @@ impl Engine {
     }
 
     /// Whether a HEAD at least can be answered from the row: a tag that was only ever asked by HEAD is known without
-    /// its manifest. A manifest that is in the tree and not in the index, as a crash leaves it, is taken in on the way, so
-    /// that it is known for held when the tag moves on.
+    /// its manifest.
     async fn is_servable(self: &Arc<Self>, repository: &Repository, row: &TagRow) -> bool {
         let head_alone = row.media_type.is_some() && row.size.is_some();
-        let held =
-            self.is_held_manifest(&row.digest) || self.held_manifest(repository, &row.digest).await.is_some();
-        held || head_alone || row.before.is_some()
+        head_alone || row.before.is_some() || self.held_manifest(repository, &row.digest).await.is_some()
     }
 
     /// The linux/amd64 child for a client that knows no lists. Without one it gets the list: `Accept` never refuses.

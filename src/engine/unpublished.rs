@@ -80,6 +80,17 @@ impl Unpublished {
         lock(&self.table).remove(digest);
     }
 
+    /// Whether its file is just being written.
+    pub fn is_being_written(&self, digest: &Digest) -> bool {
+        let table = lock(&self.table);
+        table.waiting.get(digest).is_some_and(|waiting| waiting.refused_at.is_none())
+    }
+
+    /// It goes, as part of an image that makes room.
+    pub fn evicted(&self, digest: &Digest) {
+        lock(&self.table).remove(digest);
+    }
+
     /// The disk would not take it: it stays here as long as there is room, and is tried again after a while.
     pub fn refused(&self, digest: &Digest, now: Instant) {
         if let Some(waiting) = lock(&self.table).waiting.get_mut(digest) {
@@ -158,10 +169,15 @@ mod tests {
         );
         assert!(unpublished.is_due(&all[0].digest, now + RETRY_AFTER));
         assert!(unpublished.find(&all[0].digest).is_some());
+        assert!(
+            !unpublished.is_being_written(&all[0].digest) && unpublished.is_being_written(&all[1].digest)
+        );
         assert!(unpublished.add(&all[2], &whose), "the refused one gives way");
         assert!(unpublished.find(&all[0].digest).is_none());
         assert!(!unpublished.add(&all[0], &whose), "the others do not");
         unpublished.refused(&all[1].digest, now);
         assert!(unpublished.add(&all[1], &whose), "its next arrival is a new try");
+        unpublished.evicted(&all[1].digest);
+        assert!(unpublished.find(&all[1].digest).is_none());
     }
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, WithTls};
 
+use super::inspect::{self, Flaw, Meta};
 use super::{Map, rows, schema};
-use crate::sys::{clock, map};
+use crate::sys::{clock, files, map};
 
 /// Why the index can't live in its folder.
 #[derive(Debug, thiserror::Error)]
@@ -30,19 +31,22 @@ enum Damage {
     Short,
     #[error("it has another version")]
     Version,
+    #[error("{0}")]
+    Flaw(#[from] Flaw),
 }
 
 /// Opens the map under a folder, or sets it aside and starts an empty one.
 pub(super) fn open(folder: &Path) -> Result<Map, OpenError> {
     let path = folder.join("v1");
-    create(&path)?;
-    match try_open(&path) {
+    let opened = create(&path).map_err(Damage::Io).and_then(|()| try_open(&path));
+    match opened {
         Ok(map) => Ok(map),
         Err(damage) => {
             let aside = folder.join(format!("v1.bad-{}", clock::unix_ms()));
             tracing::warn!(aside = %aside.display(), %damage, "the index is set aside; everything is found again in the tree");
             fs::rename(&path, &aside).map_err(|source| OpenError::Folder { path: aside, source })?;
-            create(&path)?;
+            forget_older(folder);
+            create(&path).map_err(|source| OpenError::Folder { path: path.clone(), source })?;
             try_open(&path).map_err(|damage| match damage {
                 Damage::Lmdb(error) => OpenError::Create(error),
                 other => OpenError::Create(heed::Error::Io(io::Error::other(other.to_string()))),
@@ -51,12 +55,35 @@ pub(super) fn open(folder: &Path) -> Result<Map, OpenError> {
     }
 }
 
-fn create(path: &Path) -> Result<(), OpenError> {
-    fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.to_owned(), source })
+fn create(path: &Path) -> io::Result<()> {
+    // Says so if there is something that is no folder.
+    fs::create_dir_all(path)?;
+    fs::read_dir(path).map(drop)
+}
+
+/// Most indexes that are kept aside. They are evidence, and may have gigabytes.
+const ASIDE_MAX: usize = 2;
+
+/// Removes all that was set aside but the newest.
+fn forget_older(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_aside = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("v1.bad-"))
+    };
+    // The time in the names has as many digits for some centuries.
+    let mut aside: Vec<_> = entries.filter(is_aside).collect();
+    aside.sort_unstable();
+    let surplus = aside.len().saturating_sub(ASIDE_MAX);
+    for path in aside.iter().take(surplus) {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "could not remove an old index");
+        }
+    }
 }
 
 fn try_open(path: &Path) -> Result<Map, Damage> {
-    let cut = complete(&path.join("data.mdb"))?;
+    let cut = look_at(path)?;
     let environment = map::open_lmdb(path)?;
     environment.clear_stale_readers()?;
     let rows = open_rows(&environment)?;
@@ -97,56 +124,75 @@ fn read_all(map: &Map) -> Result<(), Damage> {
     Ok(())
 }
 
-/// Bytes of the two meta pages that are looked at, and where in them things stand (`MDB_page` and `MDB_meta` of LMDB
-/// 0.9 on 64-bit machines).
-const META_BYTES: usize = 152;
-const MAGIC: u32 = 0xBEEF_C0DE;
-
-/// Makes sure that the file is as long as its newest meta page says, since reading a map behind the end of its file kills
-/// the process. Pages at the end that were never used may be missing rightly, so a short file is made longer with
-/// zeros, which LMDB reports as damage instead; the caller then reads all of it. Whether that was done.
-fn complete(path: &Path) -> Result<bool, Damage> {
-    let file = match fs::File::options().read(true).write(true).open(path) {
+/// Looks at the map before it is opened. It is as long as its newest meta page says, since reading a map behind the end of
+/// its file kills the process; and its pages are sound, unless it is the very file that was left in order at the last
+/// stop. Pages at the end that were never used may be missing rightly, so a short file is made longer with zeros. Whether
+/// that was done.
+fn look_at(path: &Path) -> Result<bool, Damage> {
+    let data = path.join("data.mdb");
+    let file = match fs::File::options().read(true).write(true).open(&data) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
     };
+    let left_in_order = Mark(path.to_owned()).take(&file);
     let length = file.metadata()?.len();
     if length == 0 {
         return Ok(false);
     }
     let first = Meta::read(&file, 0)?.ok_or(Damage::Short)?;
-    let second = Meta::read(&file, first.page_bytes)?.ok_or(Damage::Short)?;
+    let second = Meta::read(&file, first.page_bytes())?.ok_or(Damage::Short)?;
     let newest = if second.transaction > first.transaction { &second } else { &first };
-    let claimed = newest.last_page.checked_add(1).and_then(|pages| pages.checked_mul(first.page_bytes));
+    let claimed = newest.last_page.checked_add(1).and_then(|pages| pages.checked_mul(first.page_bytes()));
     let claimed = claimed.filter(|claimed| *claimed <= map::MAP_BYTES as u64).ok_or(Damage::Short)?;
-    if length >= claimed {
-        return Ok(false);
+    if first.page_bytes() != second.page_bytes() {
+        return Err(Damage::Short);
     }
-    file.set_len(claimed)?;
-    Ok(true)
+    let cut = length < claimed;
+    if cut {
+        file.set_len(claimed)?;
+    }
+    if !left_in_order {
+        inspect::inspect(&file, newest)?;
+    }
+    Ok(cut)
 }
 
-struct Meta {
-    page_bytes: u64,
-    last_page: u64,
-    transaction: u64,
-}
+/// The note that a map was left in order at a stop: which file it was then. Whoever changed that file since changed its
+/// ctime too, and it is looked at page by page. So it is after a crash, where there is no note.
+#[derive(Debug)]
+pub(super) struct Mark(PathBuf);
 
-impl Meta {
-    fn read(file: &fs::File, at: u64) -> io::Result<Option<Self>> {
-        let page = crate::sys::files::read_at(file, at, META_BYTES)?;
-        let u32_at = |at: usize| Some(u32::from_le_bytes(page.get(at..at + 4)?.try_into().ok()?));
-        let u64_at = |at: usize| Some(u64::from_le_bytes(page.get(at..at + 8)?.try_into().ok()?));
-        let parse = || {
-            let page_bytes =
-                u32_at(40).filter(|size| (512..=65_536).contains(size) && size.is_power_of_two())?;
-            let magic = u32_at(16).filter(|magic| *magic == MAGIC);
-            magic.and(Some(Self {
-                page_bytes: page_bytes.into(),
-                last_page: u64_at(136)?,
-                transaction: u64_at(144)?,
-            }))
-        };
-        Ok(parse())
+/// Longest note that is read; a real one has four numbers.
+const MARK_BYTES_MAX: usize = 128;
+
+impl Mark {
+    /// The note of the map under a folder.
+    pub(super) fn of(folder: &Path) -> Self {
+        Self(folder.join("v1"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.join("in-order")
+    }
+
+    fn text(file: &fs::File) -> io::Result<String> {
+        let identity = files::identity(file)?;
+        Ok(format!("{} {} {} {}\n", identity.device, identity.inode, identity.size, identity.ctime_ns))
+    }
+
+    /// Whether the note is there and names this file. It counts once: the map is about to be written.
+    fn take(&self, file: &fs::File) -> bool {
+        let found = files::read_small(&self.path(), MARK_BYTES_MAX).ok().flatten();
+        let removed = fs::remove_file(self.path());
+        removed.is_ok() && found.is_some() && found == Self::text(file).ok().map(String::into_bytes)
+    }
+
+    /// Leaves the note; without it the next start just takes a little longer.
+    pub(super) fn leave(&self) {
+        let left = fs::File::open(self.0.join("data.mdb"))
+            .and_then(|file| fs::write(self.path(), Self::text(&file)?));
+        if let Err(error) = left {
+            tracing::debug!(%error, "the index is looked at page by page at the next start");
+        }
     }
 }

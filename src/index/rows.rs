@@ -86,6 +86,11 @@ fn checksum(key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 impl BlobRow {
+    /// The file whose bytes were hashed; none if nobody did yet.
+    pub fn verified_identity(&self) -> Option<Identity> {
+        self.identity.filter(|_| self.verified_ms.is_some())
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.u64(self.size);

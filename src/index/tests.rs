@@ -132,6 +132,91 @@ async fn an_index_cut_short_anywhere_is_used_or_set_aside_but_never_kills() {
     }
 }
 
+/// An index with enough rows for branches, removed ones for free pages, and of several commits.
+async fn large(folder: &Path) -> Vec<u8> {
+    let index = Index::open(folder);
+    for round in 0..6 {
+        let rows = (0..150).map(|number| digest(round * 100 + number));
+        let batch = rows.fold(Batch::new(), |batch, digest| batch.put_blob(digest, blob_row(7)));
+        index.apply((0..60).fold(batch, |batch, number| batch.remove_blob(digest(round * 100 + number))));
+        index.committed().await;
+    }
+    drop(index);
+    std::fs::read(folder.join("v1/data.mdb")).unwrap()
+}
+
+/// Opens an index with this content, and uses all of it.
+async fn survives(content: &[u8], what: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("v1")).unwrap();
+    std::fs::write(folder.path().join("v1/data.mdb"), content).unwrap();
+    let index = Index::open(folder.path());
+    assert_eq!(*index.backend(), Backend::Mapped, "{what}");
+    assert!(index.blobs(None, 10_000).rows.iter().all(|(_, row)| *row == blob_row(7)), "{what}");
+    let batch = (0..700).fold(Batch::new(), |batch, number| batch.put_blob(digest(number), blob_row(7)));
+    index.apply(batch);
+    index.committed().await;
+    assert_eq!(index.blobs(None, 10_000).rows.len(), 700, "{what}");
+}
+
+#[tokio::test]
+async fn a_large_index_is_sound_and_left_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    assert!(bytes.len() > 60_000, "{}", bytes.len());
+    assert!(folder.path().join("v1/in-order").exists());
+    survives(&bytes, "untouched").await;
+    // Looked at page by page, it is used as it is.
+    std::fs::remove_file(folder.path().join("v1/in-order")).unwrap();
+    let index = Index::open(folder.path());
+    let held = index.blobs(None, 10_000).rows;
+    assert!(held.len() > 250 && held.is_sorted_by_key(|(digest, _)| *digest));
+    let first = index.blobs(None, 100);
+    let second = index.blobs(first.next.as_ref(), 100);
+    assert_eq!([first.rows, second.rows].concat(), held[..200]);
+    assert!(!folder.path().join("v1/in-order").exists(), "a note counts once");
+}
+
+#[tokio::test]
+async fn flipped_bits_never_kill_and_never_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    // All fields of the meta pages and of the head of each page, and many places elsewhere.
+    let heads = (0..bytes.len()).step_by(4096).flat_map(|page| (page..page + 32).step_by(5));
+    let metas = (0..160).chain(4096..4256);
+    let others = (0..bytes.len()).step_by(2_027);
+    for at in heads.chain(metas.step_by(5)).chain(others) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        survives(&flipped, &format!("a bit of byte {at}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_index_cut_short_anywhere_is_used_or_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = large(folder.path()).await;
+    for length in (0..bytes.len()).step_by(4096).flat_map(|page| [page, page + 1, page + 4095]) {
+        survives(&bytes[..length.min(bytes.len())], &format!("cut to {length}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_folder_is_set_aside_and_little_of_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..4_u64 {
+        std::fs::write(folder.path().join("v1"), b"no folder").unwrap();
+        let index = Index::open(folder.path());
+        assert_eq!(*index.backend(), Backend::Mapped);
+        assert!(!index.is_whole());
+        index.apply(Batch::new().mark_whole());
+        drop(index);
+        assert!(Index::open(folder.path()).is_whole(), "{number}");
+        std::fs::remove_dir_all(folder.path().join("v1")).unwrap();
+    }
+    assert!(std::fs::read_dir(folder.path()).unwrap().count() <= 2);
+}
+
 #[tokio::test]
 async fn garbage_and_foreign_versions_are_set_aside() {
     let folder = tempfile::tempdir().unwrap();
@@ -234,6 +319,22 @@ proptest! {
     }
 
     #[test]
+    fn bytes_that_changed_anywhere_never_kill(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+        static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let whole = WHOLE.get_or_init(|| runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            large(folder.path()).await
+        }));
+        let mut content = whole.clone();
+        for (at, byte) in &changes {
+            let at = at.index(content.len());
+            content[at] = *byte;
+        }
+        runtime.block_on(survives(&content, &format!("{changes:?}")));
+    }
+
+    #[test]
     fn no_bytes_make_a_row_decode_into_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         let _ = BlobRow::decode(&bytes);
         let _ = TagRow::decode(&bytes);
@@ -272,4 +373,54 @@ proptest! {
         prop_assert_eq!(TagRow::decode(&tag.encode()), Some(tag));
         prop_assert_eq!(MemberRow::decode(&member.encode()), Some(member));
     }
+}
+
+fn all_blobs(index: &Index, limit: usize) -> Vec<Digest> {
+    scan::Cursor::all(|from| index.blobs(from, limit)).into_iter().map(|(digest, _)| digest).collect()
+}
+
+#[tokio::test]
+async fn a_scan_reads_every_row_once_whatever_is_pending() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let put = |seeds: std::ops::Range<u32>| {
+        seeds.fold(Batch::new(), |batch, seed| batch.put_blob(digest(seed), blob_row(u64::from(seed))))
+    };
+    index.apply(put(0..100));
+    index.committed().await;
+    index.apply((20..60).fold(put(90..130), |batch, seed| batch.remove_blob(digest(seed))));
+    let mut expected: Vec<_> = (0..20).chain(60..130).map(digest).collect();
+    expected.sort();
+    for limit in [1, 2, 7, 50, 1000] {
+        assert_eq!(all_blobs(&index, limit), expected, "{limit}");
+    }
+    index.committed().await;
+    assert_eq!(all_blobs(&index, 7), expected);
+}
+
+#[tokio::test]
+async fn who_names_and_who_links_what_is_known_by_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::open(folder.path());
+    let name = |text: &str| -> RepositoryName { text.parse().unwrap() };
+    let batch = Batch::new().put_parent(&digest(1), &digest(7)).put_parent(&digest(1), &digest(8));
+    let batch = batch.put_parent(&digest(2), &digest(7)).put_holder(&digest(7), &name("b"));
+    index.apply(batch.put_holder(&digest(7), &name("a/c")).put_holder(&digest(8), &name("d")));
+    let parents = |child| {
+        let mut found = scan::Cursor::all(|from| index.parents_of(&digest(child), from, 1));
+        found.sort();
+        found
+    };
+    let mut both = vec![digest(7), digest(8)];
+    both.sort();
+    assert_eq!((parents(1), parents(2), parents(3)), (both, vec![digest(7)], vec![]));
+    assert_eq!(scan::Cursor::all(|from| index.parents(from, 2)).len(), 3);
+    assert_eq!(index.holders(&digest(7), 9), [name("a/c"), name("b")]);
+    index.committed().await;
+    index.apply(Batch::new().remove_parent(&digest(1), &digest(8)).remove_holder(&digest(7), &name("b")));
+    assert_eq!((parents(1), index.holders(&digest(7), 9)), (vec![digest(7)], vec![name("a/c")]));
+    assert!(!index.knows_all_holders());
+    index.apply(Batch::new().put_all_holders().put_pin("library/*").put_pin("a:1").remove_pin("x"));
+    assert!(index.knows_all_holders());
+    assert_eq!(index.pins(9), ["a:1", "library/*"]);
 }

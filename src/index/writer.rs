@@ -48,12 +48,14 @@ impl Writer {
         let _ = committed.wait_for(|done| *done >= generation).await;
     }
 
-    /// Commits what is pending, and ends the thread; a disk that hangs is not waited for long.
-    pub(super) fn stop(self) {
+    /// Commits what is pending, and ends the thread; a disk that hangs is not waited for long. Whether the thread has ended.
+    pub(super) fn stop(self) -> bool {
         self.overlay.stop();
-        if !self.overlay.wait_for_end(STOP_WAIT) {
+        let ended = self.overlay.wait_for_end(STOP_WAIT);
+        if !ended {
             tracing::error!("the disk does not take the index; its last rows are found again in the tree");
         }
+        ended
     }
 }
 

@@ -57,6 +57,11 @@ struct BuildLabels {
     version: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: &'static str,
+}
+
 type ByType = Family<TypeLabel, Counter>;
 
 /// Upper bounds of the buckets for the time of a request, in seconds.
@@ -84,6 +89,14 @@ pub struct Metrics {
     unhealthy: Gauge,
     account_refused: Gauge,
     unconfirmed: Gauge,
+    damaged: Counter,
+    scrubbed: Counter,
+    scrubbed_bytes: Counter,
+    cache: Family<PartLabel, Gauge>,
+    cache_max: Gauge,
+    evicted: Counter,
+    evicted_bytes: Counter,
+    over_budget: Counter,
 }
 
 /// A connection that is open.
@@ -111,6 +124,10 @@ pub struct Snapshot {
     pub account_refused: bool,
     /// How long the upstream has failed to confirm any tag.
     pub unconfirmed: Duration,
+    /// What the cache takes on the disk, by part, in bytes.
+    pub cache: [(&'static str, u64); 5],
+    /// The most that it may take.
+    pub cache_max: Option<u64>,
 }
 
 impl Default for Metrics {
@@ -135,10 +152,20 @@ impl Default for Metrics {
             unhealthy: Gauge::default(),
             account_refused: Gauge::default(),
             unconfirmed: Gauge::default(),
+            damaged: Counter::default(),
+            scrubbed: Counter::default(),
+            scrubbed_bytes: Counter::default(),
+            cache: Family::default(),
+            cache_max: Gauge::default(),
+            evicted: Counter::default(),
+            evicted_bytes: Counter::default(),
+            over_budget: Counter::default(),
         };
         metrics.register_proxy();
         metrics.register_http();
         metrics.register_own();
+        metrics.register_store();
+        metrics.register_cache();
         metrics
     }
 }
@@ -199,6 +226,53 @@ impl Metrics {
         own.register("health_checks_failing", "Health checks that fail", self.unhealthy.clone());
     }
 
+    fn register_store(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        own.register("blobs_damaged", "Stored blobs found damaged or unreadable", self.damaged.clone());
+        own.register(
+            "scrubbed_blobs",
+            "Stored blobs that the scrub read and found right",
+            self.scrubbed.clone(),
+        );
+        own.register("scrubbed_bytes", "Bytes that the scrub read", self.scrubbed_bytes.clone());
+    }
+
+    /// A stored blob has wrong bytes, or can't be read.
+    pub fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    /// The scrub read bytes of a blob.
+    pub fn scrubbed_bytes(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    /// The scrub read a blob to its end and found it right.
+    pub fn scrubbed(&self) {
+        self.scrubbed.inc();
+    }
+
+    fn register_cache(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        own.register("cache_bytes", "Bytes that the cache takes on the disk", self.cache.clone());
+        own.register("cache_bytes_max", "Bytes that it may take; -1 while unknown", self.cache_max.clone());
+        own.register("evicted_blobs", "Blobs and manifests that went to make room", self.evicted.clone());
+        own.register("evicted_bytes", "Their bytes", self.evicted_bytes.clone());
+        let help = "Blobs that were not kept because the budget had no room";
+        own.register("over_budget", help, self.over_budget.clone());
+    }
+
+    /// Blobs and manifests went to make room.
+    pub fn evicted(&self, blobs: u64, bytes: u64) {
+        self.evicted.inc_by(blobs);
+        self.evicted_bytes.inc_by(bytes);
+    }
+
+    /// A blob could be given no room.
+    pub fn over_budget(&self) {
+        self.over_budget.inc();
+    }
+
     /// Bytes of a blob came from the upstream.
     pub fn pulled_blob(&self, bytes: u64) {
         self.pulled.get_or_create(&TypeLabel { r#type: "blob" }).inc_by(bytes);
@@ -250,6 +324,10 @@ impl Metrics {
         self.account_refused.set(i64::from(now.account_refused));
         self.unconfirmed.set(wide(now.unconfirmed.as_secs()));
         let (limit, remaining) = now.allowance.map_or((-1, -1), |(limit, left)| (wide(limit), wide(left)));
+        for (part, bytes) in now.cache.into_iter().filter(|(part, _)| !part.is_empty()) {
+            self.cache.get_or_create(&PartLabel { part }).set(wide(bytes));
+        }
+        self.cache_max.set(now.cache_max.map_or(-1, wide));
         self.limit.set(limit);
         self.remaining.set(remaining);
         let mut exposition = String::new();

@@ -34,32 +34,52 @@ pub enum Wanted {
 /// that counts of them is that they are several.
 const CHARACTERS_READ_MAX: usize = 256;
 
-/// Reads a `Range` value for a blob of `size` bytes.
-pub fn parse(value: &str, size: u64) -> Wanted {
-    let short = value.len() <= CHARACTERS_READ_MAX;
-    match value.trim().strip_prefix("bytes=") {
-        Some(spec) if short && !spec.contains(',') => part(spec.trim(), size).unwrap_or(Wanted::Whole),
-        _ => Wanted::Whole,
+/// What a `Range` header asks for, of a blob of whatever size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// All of it: no range, several, or one that makes no sense and is ignored as the RFC allows.
+    Whole,
+    /// From a byte on, up to one past the last if that is said.
+    From {
+        /// The first byte.
+        first: u64,
+        /// One past the last byte.
+        end: Option<u64>,
+    },
+    /// So many bytes at the end.
+    Suffix(u64),
+}
+
+impl Asked {
+    /// Reads a `Range` value.
+    pub fn parse(value: &str) -> Self {
+        let short = value.len() <= CHARACTERS_READ_MAX;
+        match value.trim().strip_prefix("bytes=") {
+            Some(spec) if short && !spec.contains(',') => part(spec.trim()).unwrap_or(Self::Whole),
+            _ => Self::Whole,
+        }
+    }
+
+    /// What that is in a blob of `size` bytes.
+    pub fn within(self, size: u64) -> Wanted {
+        let (first, end) = match self {
+            Self::Whole => return Wanted::Whole,
+            Self::From { first, end } => (first, end.unwrap_or(size).min(size)),
+            Self::Suffix(length) => (size.saturating_sub(length), size),
+        };
+        if first < end { Wanted::Part(ByteRange { first, end }) } else { Wanted::Unsatisfiable }
     }
 }
 
 /// `a-b`, `a-` or `-n`; `None` if malformed.
-fn part(spec: &str, size: u64) -> Option<Wanted> {
+fn part(spec: &str) -> Option<Asked> {
     let (first, last) = spec.split_once('-')?;
     if first.is_empty() {
-        let suffix = number(last)?;
-        return Some(satisfy(size.saturating_sub(suffix), size, size));
+        return Some(Asked::Suffix(number(last)?));
     }
     let first = number(first)?;
-    let end = if last.is_empty() { size } else { number(last)?.saturating_add(1) };
-    if end <= first && !last.is_empty() {
-        return None;
-    }
-    Some(satisfy(first, end.min(size), size))
-}
-
-fn satisfy(first: u64, end: u64, size: u64) -> Wanted {
-    if first < end && end <= size { Wanted::Part(ByteRange { first, end }) } else { Wanted::Unsatisfiable }
+    let end = if last.is_empty() { None } else { Some(number(last)?.saturating_add(1)) };
+    end.is_none_or(|end| end > first).then_some(Asked::From { first, end })
 }
 
 /// Digits alone, no sign; a number beyond 64 bits is as good as the largest.
@@ -77,7 +97,7 @@ mod tests {
 
     #[track_caller]
     fn check(value: &str, expected: Wanted) {
-        assert_eq!(parse(value, 100), expected, "{value}");
+        assert_eq!(Asked::parse(value).within(100), expected, "{value}");
     }
 
     fn part_of(first: u64, end: u64) -> Wanted {
@@ -99,7 +119,7 @@ mod tests {
         check("bytes=100-", Wanted::Unsatisfiable);
         check("bytes=100-200", Wanted::Unsatisfiable);
         check("bytes=-0", Wanted::Unsatisfiable);
-        assert_eq!(parse("bytes=0-", 0), Wanted::Unsatisfiable);
+        assert_eq!(Asked::parse("bytes=0-").within(0), Wanted::Unsatisfiable);
     }
 
     #[test]
@@ -115,7 +135,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_part_lies_inside_the_blob(value in "bytes=[0-9]{0,25}-?[0-9]{0,25}", size in any::<u64>()) {
-            if let Wanted::Part(range) = parse(&value, size) {
+            if let Wanted::Part(range) = Asked::parse(&value).within(size) {
                 prop_assert!(range.first < range.end && range.end <= size);
             }
         }

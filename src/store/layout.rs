@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::registry::{Digest, RepositoryName, Tag};
+use crate::registry::{Algorithm, Digest, RepositoryName, Tag};
 
 /// The paths under one root.
 #[derive(Debug, Clone)]
@@ -34,8 +34,12 @@ impl Layout {
     /// `blobs/sha256/ab/<hex>`: 256 folders, and one for each blob in them.
     pub(super) fn blob_folder(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
-        let shard = hex.get(..2).unwrap_or_default();
-        self.tree().join("blobs").join(digest.algorithm().as_str()).join(shard).join(&hex)
+        self.shard(digest.algorithm(), hex.get(..2).unwrap_or_default()).join(&hex)
+    }
+
+    /// One of the 256 folders that the blobs of an algorithm are spread over.
+    pub(super) fn shard(&self, algorithm: Algorithm, first_hex: &str) -> PathBuf {
+        self.tree().join("blobs").join(algorithm.as_str()).join(first_hex)
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
@@ -67,8 +71,18 @@ impl Layout {
         index.join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
-    fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
-        self.repository(name).join("_manifests/tags").join(tag.as_str())
+    /// Where the links of the manifests of a repository are.
+    pub(super) fn revisions(&self, name: &RepositoryName, algorithm: Algorithm) -> PathBuf {
+        self.repository(name).join("_manifests/revisions").join(algorithm.as_str())
+    }
+
+    /// Where the links of the tags of a repository are.
+    pub(super) fn tags(&self, name: &RepositoryName) -> PathBuf {
+        self.repository(name).join("_manifests/tags")
+    }
+
+    pub(super) fn tag(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
+        self.tags(name).join(tag.as_str())
     }
 
     fn under(&self, name: &RepositoryName, kind: &str, digest: &Digest) -> PathBuf {
@@ -88,12 +102,22 @@ impl Layout {
         self.ours().join("links-owner")
     }
 
+    /// When what was last used.
+    pub(super) fn heat(&self) -> PathBuf {
+        self.ours().join("heat")
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.ours().join("index")
     }
 
     pub(super) fn partials(&self) -> PathBuf {
         self.ours().join("partial")
+    }
+
+    /// A large blob in the making, which the next process finds again.
+    pub(super) fn kept_partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(digest.hex())
     }
 
     /// A file in the making; `unique` keeps two of one digest apart.

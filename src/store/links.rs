@@ -94,21 +94,23 @@ impl Store {
         if read_link(path) == Some(*digest) {
             return Ok(());
         }
-        if let Some(folder) = path.parent() {
-            folders(folder)?;
-        }
         self.replace(path, digest.to_string().as_bytes())
     }
 
     /// Puts a small file in a place, durably: after a power cut it is whole or as before. `registry` fails its whole
-    /// garbage collection over one empty link.
+    /// garbage collection over one empty link. Its folder is made after it was written aside: where our own folder is gone,
+    /// the disk was taken from under us, and nothing is written into what is there now.
     pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let aside = self.layout.partials().join(format!("link.{}", entropy::hex()));
         let written = fs::File::create_new(&aside).and_then(|mut file| {
             file.write_all(content)?;
             file.sync_data()
         });
-        written.and_then(|()| fs::rename(&aside, path)).inspect_err(|_| drop(fs::remove_file(&aside)))
+        let folder = |()| path.parent().map_or(Ok(()), folders);
+        written
+            .and_then(folder)
+            .and_then(|()| fs::rename(&aside, path))
+            .inspect_err(|_| drop(fs::remove_file(&aside)))
     }
 }
 
@@ -138,13 +140,13 @@ pub(super) fn belong_to(store: &Store, owner: &str) -> bool {
     }
 }
 
-fn read_link(path: &Path) -> Option<Digest> {
+pub(super) fn read_link(path: &Path) -> Option<Digest> {
     let file = files::open_regular(path).ok().flatten()?;
     let content = files::read_at(&file, 0, LINK_BYTES_MAX).ok()?;
     std::str::from_utf8(&content).ok()?.parse().ok()
 }
 
-fn child_folders(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn child_folders(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.map(|entry| entry.path()).collect()

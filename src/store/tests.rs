@@ -15,9 +15,9 @@ fn store(folder: &tempfile::TempDir) -> Store {
 
 fn put(store: &Store, content: &'static [u8]) -> Digest {
     let digest = Digest::sha256(content);
-    let mut partial = store.begin(&digest, Some(content.len() as u64)).unwrap();
-    partial.append(&[Bytes::from_static(content)]).unwrap();
-    store.publish(partial, &digest).unwrap();
+    let partial = store.begin(&digest, Some(content.len() as u64)).unwrap().partial;
+    partial.write(0, &[Bytes::from_static(content)]).unwrap();
+    store.publish(&partial, &digest).unwrap();
     digest
 }
 
@@ -89,9 +89,10 @@ fn wrong_bytes_never_become_a_blob() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(&folder);
     let digest = Digest::sha256(CONTENT);
-    let mut partial = store.begin(&digest, None).unwrap();
-    partial.append(&[Bytes::from_static(b"other content")]).unwrap();
-    assert_eq!(store.publish(partial, &digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    let partial = store.begin(&digest, None).unwrap().partial;
+    partial.write(0, &[Bytes::from_static(b"other content")]).unwrap();
+    assert_eq!(store.publish(&partial, &digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    drop(partial);
     assert!(store.open_blob(&digest).unwrap().is_none());
     assert!(files_below(&store.layout.partials()).is_empty());
 }
@@ -230,4 +231,148 @@ fn links_count_only_for_the_upstream_and_account_that_all_of_them_were_written_f
     // What the account saw is among them for good.
     assert!(!counts(Owner::new("docker.io", None)) && !counts(Owner::new("docker.io", Some("bot"))));
     assert_ne!(Owner::new("a", Some("b\nc")), Owner::new("a", Some("b")));
+}
+
+#[test]
+fn whatever_is_in_the_place_of_a_blob_makes_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    let (data, own) = (store.layout.blob(&digest), store.layout.blob_folder(&digest));
+    let make: [&dyn Fn(); 4] = [
+        &|| fs::create_dir_all(data.join("with/more")).unwrap(),
+        &|| symlink("/dev/zero", &data).unwrap(),
+        &|| rustix::fs::mkfifoat(rustix::fs::CWD, &data, rustix::fs::Mode::RUSR).unwrap(),
+        &|| {
+            fs::remove_dir(&own).unwrap();
+            fs::write(&own, b"no folder").unwrap();
+        },
+    ];
+    for (number, make) in make.iter().enumerate() {
+        fs::remove_file(&data).unwrap();
+        make();
+        assert!(store.open_blob(&digest).unwrap().is_none(), "{number}");
+        assert_eq!(store.identity_of(&digest).unwrap(), None, "{number}");
+        put(&store, CONTENT);
+        let open = store.open_blob(&digest).unwrap().unwrap();
+        assert_eq!(store.identity_of(&digest).unwrap(), Some(open.identity), "{number}");
+    }
+}
+
+#[test]
+fn our_folders_may_hold_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = store(&folder);
+    let digest = put(&first, CONTENT);
+    let ours = |name: &str| folder.path().join("tidegate").join(name);
+    for junk in ["partial", "quarantine"] {
+        fs::create_dir_all(ours(junk).join("folder/in/folder")).unwrap();
+        (0..30).for_each(|number| fs::write(ours(junk).join(format!("junk-{number}")), b"x").unwrap());
+        symlink("/nowhere", ours(junk).join("link")).unwrap();
+    }
+    let which = first.open_blob(&digest).unwrap().unwrap().identity;
+    assert!(first.quarantine(&digest, which).unwrap());
+    assert!(fs::read_dir(ours("quarantine")).unwrap().count() <= QUARANTINED_MAX);
+    drop(first);
+    drop(store(&folder));
+    assert_eq!(fs::read_dir(ours("partial")).unwrap().count(), 0);
+    for name in ["partial", "quarantine", "index"] {
+        fs::remove_dir_all(ours(name)).unwrap();
+        fs::write(ours(name), b"no folder").unwrap();
+    }
+    drop(store(&folder));
+    assert!(["partial", "quarantine", "index"].iter().all(|name| ours(name).is_dir()));
+}
+
+#[test]
+fn a_walk_finds_what_is_there_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let (one, other) = (put(&store, CONTENT), put(&store, b"other content"));
+    let shard = store.layout.blob_folder(&one).parent().unwrap().to_owned();
+    fs::write(shard.join("junk"), b"x").unwrap();
+    fs::create_dir(shard.join("ff".repeat(33))).unwrap();
+    // In another shard than its own nobody would look for it.
+    let astray = if one.hex().starts_with("00") { "01" } else { "00" };
+    fs::create_dir_all(store.layout.shard(crate::registry::Algorithm::Sha256, astray).join(one.hex()))
+        .unwrap();
+    let mut found: Vec<_> = Shard::all().flat_map(|shard| store.digests_in(shard).unwrap()).collect();
+    let mut expected = vec![one, other];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let (repository, tag): (_, Tag) = (name("library/app"), "1".parse().unwrap());
+    assert_eq!((store.revisions(&repository).unwrap(), store.tags(&repository).unwrap()), (vec![], vec![]));
+    store.link_revision(&repository, &one).unwrap();
+    store.link_revision(&repository, &other).unwrap();
+    store.link_tag(&repository, &tag, &one).unwrap();
+    fs::write(store.layout.revision_link(&repository, &other), b"garbage").unwrap();
+    fs::create_dir_all(store.layout.tags(&repository).join("-no-tag/current")).unwrap();
+    assert_eq!(store.revisions(&repository).unwrap(), [one]);
+    assert_eq!(store.tags(&repository).unwrap(), [(tag, one)]);
+}
+
+#[test]
+fn what_is_removed_leaves_no_link_and_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let (old, new) = (put(&store, CONTENT), put(&store, b"other content"));
+    let (repository, tag): (_, fn(&str) -> Tag) = (name("library/app"), |text| text.parse().unwrap());
+    for digest in [&old, &new] {
+        store.link_revision(&repository, digest).unwrap();
+        store.link_layer(&repository, digest).unwrap();
+        store.link_tag(&repository, &tag("moved"), digest).unwrap();
+    }
+    store.link_tag(&repository, &tag("stayed"), &old).unwrap();
+    let mut revisions = store.linked_revisions(&repository);
+    revisions.sort();
+    let mut both = [old, new];
+    both.sort();
+    assert_eq!(revisions, both);
+    let decided = clock::unix_ms() + 60_000;
+    let reader = store.open_blob(&old).unwrap().unwrap();
+    store.unlink_manifest(&repository, &old).unwrap();
+    store.unlink_layer(&repository, &old).unwrap();
+    assert_eq!(store.remove_blob(&old, decided).unwrap(), Some(reader.identity));
+    assert_eq!(store.remove_blob(&old, decided).unwrap(), None);
+    let left = files_below(&folder.path().join("docker"));
+    assert!(left.iter().all(|path| !path.contains(&old.hex()) && !path.contains("stayed")), "{left:?}");
+    assert_eq!(store.read_tag(&repository, &tag("moved")), Some(new));
+    assert_eq!(files::read_at(&reader.file, 0, 100).unwrap(), CONTENT);
+    store.unlink_manifest(&name("never/seen"), &old).unwrap();
+}
+
+#[test]
+fn what_came_after_the_decision_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    assert_eq!(store.remove_blob(&digest, clock::unix_ms() - 60_000).unwrap(), None);
+    assert!(store.open_blob(&digest).unwrap().is_some());
+}
+
+#[test]
+fn our_own_folder_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let before = store.own_bytes();
+    let partial = store.begin(&Digest::sha256(CONTENT), None).unwrap().partial;
+    partial.write(0, &[Bytes::from(vec![1; 100_000])]).unwrap();
+    partial.sync().unwrap();
+    fs::write(store.heat_file(), vec![1; 50_000]).unwrap();
+    let after = store.own_bytes();
+    assert!(after.partials >= before.partials + 100_000 && after.other >= before.other + 50_000, "{after:?}");
+}
+
+#[test]
+fn nothing_is_written_where_the_disk_was_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = put(&store, CONTENT);
+    fs::remove_dir_all(folder.path()).unwrap();
+    fs::create_dir(folder.path()).unwrap();
+    assert!(store.begin(&digest, None).is_err());
+    assert!(store.link_layer(&name("library/app"), &digest).is_err());
+    assert!(store.open_blob(&digest).unwrap().is_none());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -2,13 +2,14 @@
 //!
 //! Everything here may wait for the disk, and so belongs on the blocking pool, except [`read_now`].
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, Metadata};
+use std::io::{self, IoSlice, Read};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::{self, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, Advice, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// What tells one file from another that was put in its place, and from itself after a change.
@@ -22,6 +23,17 @@ pub struct Identity {
     pub size: u64,
     /// Time of the last change of inode or content, in nanoseconds since 1970.
     pub ctime_ns: i64,
+}
+
+/// An open file at a moment: which one it is, and what tells a change of its content from one of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Which file it is.
+    pub identity: Identity,
+    /// Time of the last change of its content, in nanoseconds since 1970. Anybody may set it.
+    pub mtime_ns: i64,
+    /// How many names it has.
+    pub links: u64,
 }
 
 /// Opens a regular file for reading; `None` if there is nothing, or something that is no regular file: a link, a pipe, a
@@ -53,9 +65,47 @@ pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> 
 
 /// The identity of an open file.
 pub fn identity(file: &File) -> io::Result<Identity> {
+    Ok(identity_of(&file.metadata()?))
+}
+
+/// The identity of the regular file under a path; `None` if there is nothing, or something else.
+pub fn identity_at(path: &Path) -> io::Result<Option<Identity>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file().then(|| identity_of(&metadata))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn identity_of(metadata: &Metadata) -> Identity {
+    let ctime_ns = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
+    Identity { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), ctime_ns }
+}
+
+/// What an open file is like now.
+pub fn state(file: &File) -> io::Result<State> {
     let metadata = file.metadata()?;
-    let ctime_ns = metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec());
-    Ok(Identity { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), ctime_ns })
+    let mtime_ns = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+    Ok(State { identity: identity_of(&metadata), mtime_ns, links: metadata.nlink() })
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+/// Has the kernel read nothing ahead through this descriptor: only what is asked for comes into the page cache.
+pub fn read_nothing_ahead(file: &File) -> io::Result<()> {
+    Ok(fs::fadvise(file, 0, None, Advice::Random)?)
+}
+
+/// Takes a part of a file out of the page cache. The kernel keeps what is mapped, dirty or locked.
+pub fn drop_cached(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    match NonZeroU64::new(length) {
+        Some(length) => Ok(fs::fadvise(file, offset, Some(length), Advice::DontNeed)?),
+        None => Ok(()),
+    }
 }
 
 /// Reads up to `length` bytes from a place, fewer only at the end of the file.
@@ -69,6 +119,21 @@ pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
         }
     }
     buffer.truncate(filled);
+    Ok(Bytes::from(buffer))
+}
+
+/// Reads like [`read_at`], and leaves the page cache as it was: what was in it stays, what had to come from the disk is
+/// dropped again. Only whole if nothing is read ahead ([`read_nothing_ahead`]), since what is read ahead would look as if
+/// it had been there.
+pub fn read_leaving_cache(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; length];
+    let resident = read_now(file, offset, &mut buffer)?.unwrap_or(0);
+    let rest = read_at(file, offset + resident as u64, length - resident)?;
+    buffer.truncate(resident);
+    buffer.extend_from_slice(&rest);
+    if !rest.is_empty() {
+        drop_cached(file, offset + resident as u64, rest.len() as u64)?;
+    }
     Ok(Bytes::from(buffer))
 }
 
@@ -94,6 +159,30 @@ pub fn read_now(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<Optio
     }
 }
 
+/// Most slices in one write; the kernel's own limit is 1,024.
+const SLICES_MAX: usize = 512;
+
+/// Writes pieces one after the other from a place on; gives the place behind them.
+pub fn write_all_at(file: &File, mut at: u64, pieces: &[Bytes]) -> io::Result<u64> {
+    for group in pieces.chunks(SLICES_MAX) {
+        let mut slices: Vec<_> = group.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut slices = slices.as_mut_slice();
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match rustix::io::pwritev(file, slices, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(at)
+}
+
 /// Reserves room for `length` bytes without changing the length, so that a full disk shows before the first byte. A file
 /// system that knows no reservations is left alone.
 pub fn reserve(file: &File, length: u64) -> io::Result<()> {
@@ -101,6 +190,49 @@ pub fn reserve(file: &File, length: u64) -> io::Result<()> {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a file all blocks for its first `length` bytes, and that length: nothing that is written there later finds the
+/// disk full.
+pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+    Ok(fs::fallocate(file, FallocateFlags::empty(), 0, length)?)
+}
+
+/// Whether an error says that there is no room: blocks, inodes, or a quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What a file system has, and what of it this process may still use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// All bytes.
+    pub total_bytes: u64,
+    /// Bytes that are free for this user.
+    pub free_bytes: u64,
+    /// All inodes; 0 where they are made as needed.
+    pub total_inodes: u64,
+    /// Inodes that are free for this user.
+    pub free_inodes: u64,
+}
+
+/// The space of the file system of a path.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let found = fs::statvfs(path)?;
+    Ok(Space {
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_inodes: found.f_files,
+        free_inodes: found.f_favail,
+    })
+}
+
+/// Whether the file system of a path writes the blocks of a file in place once it has them. Others need new blocks for
+/// each write, and kill a process that writes to a map when there are none.
+pub fn writes_in_place(path: &Path) -> io::Result<bool> {
+    let kind = fs::statfs(path)?.f_type;
+    // ext2 to ext4, XFS, tmpfs.
+    Ok(matches!(u32::try_from(kind & 0xffff_ffff).unwrap_or(0), 0xef53 | 0x5846_5342 | 0x0102_1994))
 }
 
 /// Makes what was created, renamed or removed in a folder durable.
@@ -194,6 +326,42 @@ mod tests {
         let mut buffer = [0; 4];
         // Just written, so in the page cache, unless the file system can't tell.
         assert!(matches!(read_now(file.as_file(), 0, &mut buffer).unwrap(), Some(4) | None));
+    }
+
+    #[test]
+    fn pieces_are_written_one_after_the_other() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let pieces: Vec<Bytes> =
+            (0..1500u32).map(|n| Bytes::from(n.to_string())).chain([Bytes::new()]).collect();
+        let all = pieces.concat();
+        assert_eq!(write_all_at(file.as_file(), 7, &pieces).unwrap(), 7 + all.len() as u64);
+        assert_eq!(read_at(file.as_file(), 7, all.len() + 1).unwrap(), all);
+        assert_eq!(write_all_at(file.as_file(), 3, &[]).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_read_that_leaves_the_cache_gives_the_same_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(file.path(), &content).unwrap();
+        file.as_file().sync_all().unwrap();
+        let open = open_regular(file.path()).unwrap().unwrap();
+        read_nothing_ahead(&open).unwrap();
+        drop_cached(&open, 0, content.len() as u64).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read_leaving_cache(&open, 0, content.len() + 10).unwrap(), content);
+            assert_eq!(read_leaving_cache(&open, 100_001, 7).unwrap(), content[100_001..100_008]);
+        }
+        assert!(read_leaving_cache(&open, content.len() as u64, 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_system_has_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(folder.path()).unwrap();
+        assert!(space.total_bytes > 0 && space.free_bytes <= space.total_bytes);
+        assert!(is_full(&Errno::NOSPC.into()) && is_full(&Errno::DQUOT.into()));
+        assert!(!is_full(&Errno::IO.into()));
     }
 
     #[test]

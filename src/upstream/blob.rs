@@ -8,12 +8,37 @@ use reqwest::Response;
 
 use super::client::Ask;
 use super::manifest::length;
+use super::suspects::Suspects;
 use super::transport::shown;
 use super::{FetchError, Upstream};
 use crate::registry::{Digest, RepositoryName};
+use crate::sys::clock;
 
-/// How long a body may give no byte.
-const STALL_WAIT: Duration = Duration::from_secs(30);
+/// Fewest bytes that a transfer must give within the time in which one must come: slower than this it would hold its
+/// place for days, and another connection may do better.
+const DRIP_BYTES_MIN: u64 = 16 * 1024;
+
+/// What of a blob is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The first byte.
+    pub from: u64,
+    /// One past the last byte; `None` for all the rest.
+    pub end: Option<u64>,
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { from: 0, end: None };
+
+    fn header(self) -> Option<String> {
+        match (self.from, self.end) {
+            (0, None) => None,
+            (from, None) => Some(format!("bytes={from}-")),
+            (from, Some(end)) => Some(format!("bytes={from}-{}", end.saturating_sub(1))),
+        }
+    }
+}
 
 /// A blob on its way.
 #[derive(Debug)]
@@ -22,6 +47,9 @@ pub struct Transfer {
     host: String,
     start: u64,
     total: Option<u64>,
+    etag: Option<String>,
+    drip: Drip,
+    suspects: Suspects,
 }
 
 impl Upstream {
@@ -31,19 +59,19 @@ impl Upstream {
         Ok(length(answer.headers()))
     }
 
-    /// Opens a transfer from a byte on. An upstream without ranges starts at the front; see [`Transfer::start`].
+    /// Opens a transfer of a part. An upstream without ranges starts at the front; see [`Transfer::start`].
     pub async fn blob(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        from: u64,
+        part: Part,
     ) -> Result<Transfer, FetchError> {
         let mut ask = ask(Method::GET, name, digest);
-        if from > 0 {
-            ask = ask.with(header::RANGE, &format!("bytes={from}-"));
+        if let Some(range) = part.header() {
+            ask = ask.with(header::RANGE, &range);
         }
         let answer = self.client.ask(&ask).await?;
-        Transfer::new(answer, from)
+        Transfer::new(answer, part.from, self.stall, self.client.suspects().clone())
     }
 }
 
@@ -52,7 +80,7 @@ fn ask(method: Method, name: &RepositoryName, digest: &Digest) -> Ask {
 }
 
 impl Transfer {
-    fn new(answer: Response, from: u64) -> Result<Self, FetchError> {
+    fn new(answer: Response, from: u64, stall: Duration, suspects: Suspects) -> Result<Self, FetchError> {
         let host = shown(answer.url());
         let (start, total) = match answer.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(answer.headers()) {
@@ -63,7 +91,9 @@ impl Transfer {
             },
             _ => (0, length(answer.headers())),
         };
-        Ok(Self { answer, host, start, total })
+        let etag = answer.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        let etag = etag.filter(|etag| etag.starts_with('"')).map(str::to_owned);
+        Ok(Self { answer, host, start, total, etag, drip: Drip::new(stall), suspects })
     }
 
     /// Where the first byte lies in the blob.
@@ -76,6 +106,11 @@ impl Transfer {
         self.total
     }
 
+    /// Its strong entity tag: two transfers with the same one are of the same bytes.
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
     /// Who sends it.
     pub fn host(&self) -> &str {
         &self.host
@@ -83,11 +118,53 @@ impl Transfer {
 
     /// The next piece; `None` at the end. Safe to cancel.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
-        match tokio::time::timeout(STALL_WAIT, self.answer.chunk()).await {
-            Ok(Ok(piece)) => Ok(piece),
-            Ok(Err(_)) => Err(FetchError::Cut { host: self.host.clone() }),
-            Err(_) => Err(FetchError::Timeout { host: self.host.clone(), what: "byte", limit: STALL_WAIT }),
+        let next = self.await_next().await;
+        if let (Err(_), Some(address)) = (&next, self.answer.remote_addr()) {
+            self.suspects.add(address, clock::monotonic());
         }
+        next
+    }
+
+    async fn await_next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let stall = self.drip.stall;
+        let late = || FetchError::Timeout { host: self.host.clone(), what: "byte", limit: stall };
+        let asked = clock::monotonic();
+        match tokio::time::timeout(stall, self.answer.chunk()).await {
+            Ok(Ok(Some(piece))) => {
+                let waited = clock::monotonic().saturating_duration_since(asked);
+                // What came is lost with it: less than the least.
+                if self.drip.is_too_slow(piece.len() as u64, waited) { Err(late()) } else { Ok(Some(piece)) }
+            }
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(_)) => Err(FetchError::Cut { host: self.host.clone() }),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+/// How much came within the last while of waiting. The time in which nobody waited is not the sender's.
+#[derive(Debug)]
+struct Drip {
+    stall: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Drip {
+    fn new(stall: Duration) -> Self {
+        Self { stall, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Takes note of a piece and of how long it took; whether too little came in all that time.
+    fn is_too_slow(&mut self, bytes: u64, waited: Duration) -> bool {
+        self.bytes += bytes;
+        self.waited += waited;
+        if self.waited < self.stall {
+            return false;
+        }
+        let slow = self.bytes < DRIP_BYTES_MIN;
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
+        slow
     }
 }
 
@@ -112,6 +189,23 @@ mod tests {
                 proptest::prop_assert!(text.contains(&first.to_string()));
             }
         }
+    }
+
+    #[test]
+    fn a_drip_is_a_stall() {
+        let stall = Duration::from_secs(30);
+        let mut drip = Drip::new(stall);
+        assert!(!drip.is_too_slow(1, stall / 2));
+        assert!(!drip.is_too_slow(DRIP_BYTES_MIN, stall / 2));
+        assert!(!drip.is_too_slow(1, stall / 2));
+        assert!(drip.is_too_slow(1, stall / 2));
+    }
+
+    #[test]
+    fn parts_as_headers() {
+        assert_eq!(Part::WHOLE.header(), None);
+        assert_eq!(Part { from: 5, end: None }.header().unwrap(), "bytes=5-");
+        assert_eq!(Part { from: 0, end: Some(10) }.header().unwrap(), "bytes=0-9");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::budget::Budget;
 use super::error::FetchError;
 use super::realm::fetch_token;
 use super::resolver::{Guarded, Learned, Lookups, Recording};
+use super::suspects::Suspects;
 use super::token::{Login, Next, Scope, Ticket, Tokens};
 use super::transport::{SetupError, build, retry_after, send, shown};
 use super::{Setup, challenge, policy};
@@ -75,6 +76,7 @@ pub struct Client {
     tokens: Arc<Tokens>,
     fetches: Collapse<(Login, Scope), Result<Ticket, FetchError>>,
     budget: Budget,
+    suspects: Suspects,
     questions: Semaphore,
 }
 
@@ -85,6 +87,7 @@ impl Client {
         let host = shown(&setup.url);
         let listed: Vec<_> = setup.realms.iter().chain(&setup.redirects).cloned().collect();
         let lookups = Lookups::default();
+        let suspects = lookups.suspects.clone();
         let recording = Recording {
             lookups: lookups.clone(),
             learned: learned.clone(),
@@ -111,6 +114,7 @@ impl Client {
             tokens: Arc::new(tokens),
             fetches,
             budget,
+            suspects,
             questions: Semaphore::new(QUESTIONS_MAX),
         })
     }
@@ -123,6 +127,11 @@ impl Client {
     /// What it said of its rate limit.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// Addresses whose transfers broke off.
+    pub fn suspects(&self) -> &Suspects {
+        &self.suspects
     }
 
     /// The tokens.

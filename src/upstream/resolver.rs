@@ -8,6 +8,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 use super::policy::{self, Network, Networks};
+use super::suspects::Suspects;
+use crate::sys::clock;
 use crate::sys::collapse::Collapse;
 use crate::sys::sync::lock;
 
@@ -36,18 +38,24 @@ impl Learned {
 /// Lookups by the system's resolver, which occupy a thread each for as long as a name server does not answer: one at a
 /// time for each name.
 #[derive(Debug, Clone, Default)]
-pub struct Lookups(Arc<Collapse<String, Looked>>);
+pub struct Lookups {
+    running: Arc<Collapse<String, Looked>>,
+    /// Addresses that are tried last.
+    pub suspects: Suspects,
+}
 
 type Looked = Result<Vec<SocketAddr>, Arc<std::io::Error>>;
 
 impl Lookups {
     async fn look_up(&self, name: &Name) -> Looked {
         let wanted = name.as_str().to_owned();
-        let mut lookup = self.0.join(wanted.clone(), || async move {
+        let mut lookup = self.running.join(wanted.clone(), || async move {
             tokio::net::lookup_host((wanted, 0)).await.map(Iterator::collect).map_err(Arc::new)
         });
         let gone = || Err(Arc::new(std::io::Error::other("the lookup failed")));
-        lookup.wait().await.unwrap_or_else(gone)
+        let mut found = lookup.wait().await.unwrap_or_else(gone)?;
+        self.suspects.last(&mut found, clock::monotonic());
+        Ok(found)
     }
 }
 

@@ -52,10 +52,7 @@ async fn a_full_disk_is_passed_through() {
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 20_000_000)]);
     let setup = Setup::of(&hub.url());
     let root = setup.root();
-    std::fs::create_dir_all(&root).unwrap();
-    let path = root.to_str().unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "size=8m", "none", path]);
-    let mounted = Mounted(path.to_owned());
+    let mounted = Mounted::over(&root, "8m");
     let mirror = setup.start();
     for _ in 0..2 {
         let layer = get(&mirror.url(&format!("/v2/library/app/blobs/{}", image.layers[0]))).await;
@@ -68,7 +65,18 @@ async fn a_full_disk_is_passed_through() {
     drop(mounted);
 }
 
-struct Mounted(String);
+/// A file system in memory, until the end of a test.
+pub struct Mounted(String);
+
+impl Mounted {
+    /// Mounts one of a size such as `8m`.
+    pub fn over(path: &std::path::Path, size: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        let path = path.to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "none", path]);
+        Self(path.to_owned())
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -120,10 +128,7 @@ async fn a_blob_that_does_not_fit_any_more_is_passed_through_whatever_its_size()
     // Without the check of the store, whose own file comes and goes, nothing gives room back.
     let setup = Setup::of(&hub.url()).with("REGISTRY_HEALTH_STORAGEDRIVER_ENABLED", "false");
     let root = setup.root();
-    std::fs::create_dir_all(&root).unwrap();
-    let path = root.to_str().unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "size=2m", "none", path]);
-    let mounted = Mounted(path.to_owned());
+    let mounted = Mounted::over(&root, "2m");
     let mirror = setup.start();
     // Whatever is left is taken by somebody else.
     assert!(std::fs::write(root.join("filler"), vec![0; 4 * 1024 * 1024]).is_err());

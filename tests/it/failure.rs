@@ -1,220 +1,125 @@
-//! Calls to the disk that fail: the n-th of its kind, for n = 1, 2, 3, …, once and from then on.
-//!
-//! strace makes them fail in a mirror that runs, and its log proves it. Whatever fails, the client gets the right bytes or
-//! a refusal that is documented, the process lives, what is held goes on being served, and when the disk is well again
-//! everything is as if nothing had been.
+//! A disk that refuses a call, once or from then on, at any place of a fill, a publication, a link.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-use crate::support::hub::Hub;
-use crate::support::image::{self, Image, OCI};
 use crate::support::is_long;
-use crate::support::mirror::{Mirror, Setup};
-use crate::support::pull::{self, Answer, get};
-use crate::support::strace::{Attached, fail_at, injected};
-use crate::support::volume::Volume;
+use crate::support::script::{self, Layers, Script};
+use crate::support::trace::{self, Point};
 
-/// What fails, and how. Not `write`: by it the runtime wakes its own threads, too.
-const FAILURES: [(&str, &str); 24] = [
-    ("openat", "EIO"),
-    ("openat", "ENOSPC"),
-    ("openat", "EROFS"),
-    ("openat", "EACCES"),
-    ("writev", "EIO"),
-    ("writev", "ENOSPC"),
-    ("writev", "EDQUOT"),
-    ("writev", "EFBIG"),
-    ("fallocate", "EIO"),
-    ("fallocate", "ENOSPC"),
-    ("fallocate", "EFBIG"),
-    ("fdatasync", "EIO"),
-    ("fdatasync", "ENOSPC"),
-    ("fsync", "EIO"),
-    ("fsync", "ENOSPC"),
-    ("mkdir", "ENOSPC"),
-    ("mkdir", "EACCES"),
-    ("mkdir", "EDQUOT"),
-    ("rename", "EIO"),
-    ("rename", "ENOSPC"),
-    ("unlink", "EIO"),
-    ("pwrite64", "EIO"),
-    ("pwrite64", "ENOSPC"),
-    ("ftruncate", "EIO"),
+/// How many points a normal run tries; a long one tries all of them, with every error.
+const FAILURES: usize = 30;
+
+/// What a disk says, and whether it goes on saying so.
+const ERRORS: [(&str, bool); 8] = [
+    ("EIO", false),
+    ("ENOSPC", true),
+    ("EIO", true),
+    ("ENOSPC", false),
+    ("EDQUOT", true),
+    ("EROFS", true),
+    ("EACCES", false),
+    ("EACCES", true),
 ];
 
-/// A mirror that holds one image, and an upstream with any number of others.
-struct Patient {
-    hub: Hub,
-    held: Image,
-    mirror: Option<Mirror>,
-    pulled: u64,
-    log: PathBuf,
-    _folder: tempfile::TempDir,
-}
+/// The calls whose failure a client must not notice.
+const CALLS: [&str; 10] = [
+    "openat",
+    "write",
+    "pwrite64",
+    "pwritev",
+    "fallocate",
+    "fsync",
+    "fdatasync",
+    "rename",
+    "mkdir",
+    "unlink",
+];
 
-/// What a pull under a failing disk came to.
-struct Pull {
-    image: Image,
-    /// Answers that were cut, or never came.
-    cut: usize,
-}
-
-impl Patient {
-    async fn new() -> Self {
-        let hub = Hub::start().await;
-        let held = image::publish(&hub, "library/held", Some("1"), OCI, &[image::layer(1, 30_000)]);
-        let folder = tempfile::tempdir().unwrap();
-        let mirror = Some(tokio::task::block_in_place(|| Setup::of(&hub.url()).start()));
-        let log = folder.path().join("log");
-        let patient = Self { hub, held, mirror, pulled: 0, log, _folder: folder };
-        patient.serves_what_is_held().await;
-        patient
-    }
-
-    fn mirror(&self) -> &Mirror {
-        self.mirror.as_ref().unwrap()
-    }
-
-    async fn serves_what_is_held(&self) {
-        let of = |rest: String| self.mirror().url(&format!("/v2/library/held/{rest}"));
-        let tag = get(&of("manifests/1".to_owned())).await;
-        assert_eq!((tag.status, tag.digest()), (200, self.held.digest.clone()));
-        for blob in self.held.layers.iter().chain([&self.held.config]) {
-            let answer = get(&of(format!("blobs/{blob}"))).await;
-            assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, blob));
-        }
-    }
-
-    /// An image that nobody has asked for yet.
-    fn fresh(&mut self) -> Image {
-        self.pulled += 1;
-        let layers = [image::layer(2 * self.pulled, 2_000), image::layer(2 * self.pulled + 1, 40_000)];
-        image::publish(&self.hub, "library/app", Some("1"), OCI, &layers)
-    }
-
-    /// Pulls a new image; every complete answer is right, and every refusal is one that clients know.
-    async fn pull(&mut self) -> Pull {
-        let image = self.fresh();
-        let mut cut = 0;
-        let blobs = image.layers.iter().chain([&image.config]);
-        let wanted = [("manifests/1".to_owned(), &image.digest)].into_iter();
-        for (path, digest) in wanted.chain(blobs.map(|blob| (format!("blobs/{blob}"), blob))) {
-            match self.ask(&path).await {
-                Some(answer) if answer.status == 200 => assert_eq!(&answer.digest(), digest, "{path}"),
-                Some(answer) => {
-                    let code = (answer.status, answer.code());
-                    let documented = [(503, "UNAVAILABLE".to_owned()), (429, "TOOMANYREQUESTS".to_owned())];
-                    assert!(documented.contains(&code), "{path}: {code:?}");
-                }
-                None => cut += 1,
-            }
-        }
-        Pull { image, cut }
-    }
-
-    /// An answer that came whole.
-    async fn ask(&self, path: &str) -> Option<Answer> {
-        let url = self.mirror().url(&format!("/v2/library/app/{path}"));
-        let response = pull::client().get(url).send().await.ok()?;
-        Some(pull::finish(response).await).filter(|answer| answer.whole)
-    }
-
-    /// Pulls while a call fails; the calls that did.
-    async fn suffer(&mut self, call: &str, error: &str, when: &str) -> Vec<String> {
-        let pid = self.mirror().pid();
-        let attached = tokio::task::block_in_place(|| Attached::fail(pid, call, error, when, &self.log));
-        let pull = self.pull().await;
-        let failed = tokio::task::block_in_place(|| attached.detach());
-        // Answers go out by writev, too; and a blob that the disk takes no more of in the middle may be cut, once.
-        let excuses = if call == "writev" { failed.len() } else { 0 };
-        assert!(pull.cut <= excuses, "{call} {error} {when}: {} answers were cut by {failed:#?}", pull.cut);
-        self.recovers(&pull.image).await;
-        failed
-    }
-
-    /// The disk is well again: hits go on, and what could not be stored is given out.
-    async fn recovers(&self, image: &Image) {
-        self.serves_what_is_held().await;
-        let blobs = image.layers.iter().chain([&image.config]).map(|blob| (format!("blobs/{blob}"), blob));
-        for (path, digest) in [("manifests/1".to_owned(), &image.digest)].into_iter().chain(blobs) {
-            let answer = self.ask(&path).await.expect("an answer");
-            assert_eq!((answer.status, &answer.digest()), (200, digest), "{path}");
-        }
-    }
-
-    /// A new start over what the failures left.
-    async fn restarts(&mut self) {
-        let (setup, status) = tokio::task::block_in_place(|| self.mirror.take().unwrap().stop());
-        assert!(status.success(), "{status}");
-        Volume::read(&setup.root()).assert_sound();
-        self.mirror = Some(tokio::task::block_in_place(|| setup.start()));
-        self.serves_what_is_held().await;
-    }
+/// A call of the story that failed, and how.
+#[derive(Debug, Clone)]
+struct Trouble {
+    point: Point,
+    error: &'static str,
+    lasts: bool,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_fails_costs_no_client_a_byte() {
-    let mut patient = Patient::new().await;
-    let mut delivered = BTreeMap::<_, usize>::new();
-    let last = if is_long() { 12 } else { 3 };
-    for (call, error) in FAILURES {
-        for nth in 1..=last {
-            // For good, too; but without any writev no client would hear a word.
-            let lasting = (call != "writev" && (is_long() || nth == 1)).then(|| format!("{nth}+"));
-            let mut failed = 0;
-            for when in [nth.to_string()].into_iter().chain(lasting) {
-                failed += patient.suffer(call, error, &when).await.len();
-            }
-            *delivered.entry(call).or_default() += failed;
-            if failed == 0 {
-                break;
-            }
-        }
-        patient.restarts().await;
-    }
-    let total: usize = delivered.values().sum();
-    eprintln!("failed calls: {total}: {delivered:?}");
-    for call in ["openat", "writev", "fallocate", "fdatasync", "fsync", "mkdir", "rename", "pwrite64"] {
-        assert!(delivered[call] >= 2, "hardly any {call} failed: {delivered:?}");
-    }
+async fn a_call_that_the_disk_refuses_harms_no_client() {
+    let layers = Layers::make();
+    let all = troubles(&trace::points_of(&layers).await);
+    let most = if is_long() { all.len() } else { FAILURES };
+    let tried = trace::sample(&all, most, |trouble| &trouble.point);
+    let hits =
+        script::in_lanes(&layers, &tried, |script, trouble| async move { met(&script, &trouble).await })
+            .await;
+    eprintln!("{hits} of {} calls were refused, of {}", tried.len(), all.len());
+    assert!(hits * 4 >= tried.len() * 3, "{hits} of {}", tried.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_on_a_failing_disk_works_or_says_why_not() {
-    let hub = Hub::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    let calls = [
-        ("mkdir", 17),
-        ("ftruncate", 1),
-        ("pwrite64", 3),
-        ("fdatasync", 3),
-        ("rename", 1),
-        ("flock", 1),
-        ("fcntl", 4),
-    ];
-    let (mut failures, mut refusals) = (0, 0);
-    for (call, last) in calls {
-        let step = if is_long() { 1 } else { last / 2 + 1 };
-        for nth in (1..=last).step_by(step) {
-            let setup = Setup::of(&hub.url());
-            let words = fail_at(call, "EIO", &nth.to_string(), &log);
-            let words: Vec<_> = words.iter().map(String::as_str).collect();
-            let started = tokio::task::block_in_place(|| setup.clone().under(&words).try_start());
-            match started {
-                Ok(mirror) => drop(tokio::task::block_in_place(|| mirror.kill())),
-                Err((status, said)) => {
-                    assert_eq!(status.code(), Some(1), "{call} {nth}: {said}");
-                    assert!(said.contains("level=fatal") || said.contains("Input/output error"), "{said}");
-                    refusals += 1;
-                }
-            }
-            failures += injected(&log).len();
-            // The disk is well again.
-            tokio::task::block_in_place(|| setup.start());
+async fn a_tag_whose_new_manifest_was_refused_by_the_disk_leads_to_the_old_one_after_a_restart() {
+    let script = Script::of(&Layers::make()).await;
+    let path = Some(script.folder_of_second_manifest());
+    let point = Point { call: "mkdir".into(), path, nth: 1 };
+    assert!(met(&script, &Trouble { point, error: "EIO", lasts: true }).await);
+}
+
+/// Each point of the story with some of the errors, all of them in a long run.
+fn troubles(points: &[Point]) -> Vec<Trouble> {
+    let points = points.iter().filter(|point| CALLS.contains(&point.call.as_str()) && is_of_the_story(point));
+    let each = if is_long() { ERRORS.len() } else { 1 };
+    points
+        .enumerate()
+        .flat_map(|(at, point)| {
+            (0..each).map(move |more| {
+                let (error, lasts) = ERRORS[(at + more) % ERRORS.len()];
+                Trouble { point: point.clone(), error, lasts }
+            })
+        })
+        .collect()
+}
+
+/// What the first start has made is not made again; and without their path, `openat` and `write` are mostly no calls to
+/// the disk.
+fn is_of_the_story(point: &Point) -> bool {
+    match &point.path {
+        Some(path) if point.call == "mkdir" => {
+            path.starts_with("docker/registry/v2/blobs/sha256/") || path.contains("/library")
         }
+        Some(path) => {
+            path.contains("/partial/") || path.starts_with("docker/registry/v2/") || path.contains("data.mdb")
+        }
+        None => !["openat", "write"].contains(&point.call.as_str()),
     }
-    eprintln!("failed calls of starts: {failures}, of which {refusals} ended the start");
-    assert!(failures >= 5, "only {failures} calls failed");
+}
+
+/// A mirror meets a trouble and lives on. Whether it met it.
+async fn met(script: &Script, trouble: &Trouble) -> bool {
+    // A first start has made what every start makes.
+    let (setup, status) = script.setup().start().stop();
+    assert!(status.success(), "{status}");
+    let error = format!("error={}", trouble.error);
+    let started = trace::injected(setup.clone(), &trouble.point, &error, trouble.lasts).try_start();
+    let mut mirror = match started {
+        Ok(mirror) => mirror,
+        Err(ended) => {
+            // The root can't be written: a start says so. Whatever it was, it is over at the next one.
+            assert!(ended.status.code() == Some(1), "{trouble:?}: {}", ended.status);
+            assert!(ended.log.iter().any(|line| line.contains("can't be written")), "{:?}", ended.log);
+            assert!(trace::was_injected(&setup), "{trouble:?}: a start failed for another reason");
+            script.check(setup).await;
+            return true;
+        }
+    };
+    // Never a refusal: what the disk does not take is passed on. What it had begun to take may be cut, once.
+    for may_be_cut in [true, false] {
+        for answer in script.play(&mirror).await {
+            assert!(answer.status == 200, "{trouble:?}: {} {:?}", answer.status, answer.body);
+            assert!(answer.whole || may_be_cut, "{trouble:?}: cut again");
+        }
+        script.settled(&setup.root(), || trace::was_injected(&setup)).await;
+    }
+    assert!(!mirror.has_ended(), "{trouble:?}: the mirror ended");
+    mirror.stop();
+    let met = trace::was_injected(&setup);
+    script.check(setup).await;
+    met
 }

@@ -279,3 +279,21 @@ async fn the_head_of_a_blob_in_flight_costs_no_question() {
     contest.hub.release();
     assert!(pull::finish(flying).await.whole);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_of_a_blob_in_flight_costs_no_question_without_a_manifest_either() {
+    let hub = Hub::start().await;
+    let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 500_000)]);
+    let mirror = Setup::of(&hub.url()).start();
+    let gate = hub.fault(Host::Cdn, "GET", Fault::Gate(100_000));
+    let layer = mirror.url(&format!("/v2/library/app/blobs/{}", image.layers[0]));
+    let flying = open(&layer).await;
+    hub.forget();
+    assert_eq!(head(&layer).await.status, 200);
+    assert_eq!((hub.seen().len(), gate.applied()), (0, 1));
+    // Another repository is asked for at the upstream, which does not have it there.
+    image::publish(&hub, "library/other", Some("1"), OCI, &[]);
+    assert_eq!(head(&layer.replace("library/app", "library/other")).await.status, 404);
+    hub.release();
+    assert!(pull::finish(flying).await.whole);
+}

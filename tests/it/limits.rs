@@ -159,16 +159,16 @@ async fn an_upstream_that_takes_no_connection_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transfer_that_stalls_for_30_s_goes_on_by_a_new_one() {
+async fn a_transfer_that_stalls_goes_on_by_a_new_one() {
     let hub = Hub::start().await;
     let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 1_000_000)]);
-    let mirror = Setup::of(&hub.url()).start();
+    let mirror = Setup::of(&hub.url()).with("TIDEGATE_FILL_STALL", "2s").start();
     let stall = hub.fault(Host::Cdn, "GET", Fault::Gate(300_000));
     stall.times(1);
     let began = Instant::now();
     let pulled = get(&mirror.url(&format!("/v2/library/app/blobs/{}", image.layers[0]))).await;
     assert_eq!((pulled.whole, pulled.digest()), (true, image.layers[0].clone()));
-    assert!(began.elapsed().as_secs() >= 29 && stall.applied() == 1);
+    assert!(began.elapsed().as_secs() >= 1 && stall.applied() == 1);
     assert!(hub.seen().iter().any(|seen| seen.range.as_deref() == Some("bytes=300000-")));
 }
 

@@ -12,6 +12,7 @@
 mod blackbox;
 mod support;
 
+mod budget;
 mod clients;
 mod conformance;
 mod crash;
@@ -19,10 +20,13 @@ mod disk;
 mod documents;
 mod failure;
 mod faults;
+mod fills;
 mod flights;
 mod limits;
 mod model;
+mod operate;
 mod reach;
+mod rot;
 mod service;
 mod smoke;
 mod tags;

@@ -234,3 +234,13 @@ async fn a_refused_account_shows_everywhere() {
     // It gates nothing: what needs no account is served.
     assert_eq!(get(&mirror.url("/v2/library/app/manifests/1")).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_comes_at_once_is_heard() {
+    let mut setup = Setup::of("http://127.0.0.1:1");
+    for _ in 0..20 {
+        let (again, status) = setup.start().stop();
+        assert!(status.success(), "{status}");
+        setup = again;
+    }
+}

@@ -9,10 +9,10 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod pull;
-pub mod random;
+pub mod script;
 pub mod strace;
 pub mod tls;
-pub mod volume;
+pub mod trace;
 
 use std::time::Duration;
 

@@ -14,12 +14,13 @@ use reqwest::Method;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures");
 
-fn contents() -> Value {
+/// What the archives hold.
+pub fn contents() -> Value {
     serde_json::from_str(&std::fs::read_to_string(format!("{FIXTURES}/contents.json")).unwrap()).unwrap()
 }
 
 /// Everything that a manifest leads to and that the volume holds, fetched and hashed.
-async fn pull(mirror: &Mirror, repository: &str, digest: &str, held: &Value) {
+pub async fn pull(mirror: &Mirror, repository: &str, digest: &str, held: &Value) {
     if held.get(&digest[7..]).is_none() {
         return;
     }
@@ -41,6 +42,17 @@ async fn pull(mirror: &Mirror, repository: &str, digest: &str, held: &Value) {
 async fn serve_volume(name: &str) {
     let hub = Hub::start().await;
     let setup = Setup::of(&hub.url());
+    unpack(&setup, name);
+    hub.stop();
+    let mirror = setup.start();
+    pull_all(&mirror).await;
+    let catalog = get(&mirror.url("/v2/_catalog")).await;
+    assert_eq!(catalog.json()["repositories"].as_array().unwrap().len(), 4);
+    assert_eq!(hub.count(|seen: &Seen| seen.path.contains("/blobs/")), 0);
+}
+
+/// Puts the content of an archive where a mirror will look for it.
+pub fn unpack(setup: &Setup, name: &str) {
     let root = setup.root();
     std::fs::create_dir_all(&root).unwrap();
     let archive = format!("{FIXTURES}/{name}.tar.gz");
@@ -50,18 +62,17 @@ async fn serve_volume(name: &str) {
     if inner.join("docker").is_dir() {
         run("sh", &["-c", &format!("mv {0}/registry/* {0}/ && rmdir {0}/registry", root.display())]);
     }
-    hub.stop();
-    let mirror = setup.start();
+}
+
+/// All tags, and all that they lead to, from what is held.
+pub async fn pull_all(mirror: &Mirror) {
     let contents = contents();
     for (repository, digest) in contents["tags"].as_object().unwrap() {
         let tag =
             ask(Method::GET, &mirror.url(&format!("/v2/{repository}/manifests/latest")), &[MODERN]).await;
         assert_eq!((tag.status, tag.digest().as_str()), (200, digest.as_str().unwrap()), "{repository}");
-        pull(&mirror, repository, digest.as_str().unwrap(), &contents["blobs"]).await;
+        pull(mirror, repository, digest.as_str().unwrap(), &contents["blobs"]).await;
     }
-    let catalog = get(&mirror.url("/v2/_catalog")).await;
-    assert_eq!(catalog.json()["repositories"].as_array().unwrap().len(), 4);
-    assert_eq!(hub.count(|seen: &Seen| seen.path.contains("/blobs/")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +86,7 @@ async fn check_15_a_volume_of_registry_3_1_1() {
 }
 
 /// Debian's `docker-registry` in proxy mode over a volume.
-struct Registry {
+pub struct Registry {
     process: Child,
     url: String,
 }
@@ -100,7 +111,7 @@ impl Registry {
         registry
     }
 
-    fn config(root: &str, port: u16, upstream: &str) -> String {
+    pub fn config(root: &str, port: u16, upstream: &str) -> String {
         let path = format!("{root}.yml");
         let text = format!(
             "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}\n\

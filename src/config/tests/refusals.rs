@@ -54,9 +54,6 @@ fn what_this_version_does_not_have_is_refused() {
         "edge.perclient",
         "tls.dir",
         "acme.cafile",
-        "cache.maxsize",
-        "fill.concurrent",
-        "admin.socket",
         "debug.allow",
     ] {
         let (group, name) = key.split_once('.').unwrap();
@@ -69,6 +66,17 @@ fn what_this_version_does_not_have_is_refused() {
         assert!(from_variables(&[(&variable, "x")]).is_err(), "{variable}");
     }
     assert!(from_yaml("http: {tls: {letsencrypt: {email: '', hosts: []}}}").is_ok());
+}
+
+#[test]
+fn a_scrub_that_reads_nothing_is_refused() {
+    check("tidegate: {cache: {scrubrate: 0}}", "tidegate.cache.scrubrate", "nothing would ever be read");
+    check("tidegate: {cache: {scrubrate: fast}}", "tidegate.cache.scrubrate", "no number of bytes");
+    check("tidegate: {cache: {scrub: 30d}}", "tidegate.cache.scrub", "no duration");
+    let cache = from_yaml("tidegate: {cache: {scrub: 0s, scrubrate: 1.5 mib}}").unwrap().cache;
+    assert_eq!((cache.scrub, cache.scrub_bytes_per_second), (std::time::Duration::ZERO, 3 << 19));
+    let cache = from_yaml("").unwrap().cache;
+    assert_eq!((cache.scrub.as_secs(), cache.scrub_bytes_per_second), (30 * 24 * 3600, 16 << 20));
 }
 
 #[test]
@@ -88,6 +96,8 @@ fn unknown_words_are_refused() {
     check("tidegate: {log: {access: common}}", "tidegate.log.access", "no such value");
     check("tidegate: {tags: {gone: maybe}}", "tidegate.tags.gone", "no such value");
     check("tidegate: {tags: {stalefor: never}}", "tidegate.tags.stalefor", "no duration");
+    check("tidegate: {cache: {maxsize: much}}", "tidegate.cache.maxsize", "no size");
+    check("tidegate: {cache: {minfree: 101%}}", "tidegate.cache.minfree", "no size");
     check("http: {draintimeout: -1s}", "http.draintimeout", "negative");
     check("catalog: {maxentries: many}", "catalog.maxentries", "no whole number");
     check("http: {tls: {minimumtls: ssl3}}", "http.tls.minimumtls", "unknown minimum TLS level");

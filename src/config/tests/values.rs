@@ -19,7 +19,7 @@ fn what_is_not_acted_on_is_named_once() {
     check("redis: {addr: a, password: hunter2}", &["redis ("]);
     check("middleware: {storage: [{name: cloudfront}]}", &["middleware ("]);
     check("notifications: {endpoints: [{name: a, url: b}]}", &["notifications ("]);
-    check("proxy: {ttl: 168h, cachewritetimeout: 5m}", &["proxy.ttl (", "proxy.cachewritetimeout ("]);
+    check("proxy: {cachewritetimeout: 5m}", &["proxy.cachewritetimeout ("]);
     check(
         "storage: {cache: {blobdescriptor: redis, blobdescriptorsize: 1}}",
         &["size (", "blobdescriptor ("],
@@ -162,4 +162,21 @@ fn every_key_is_documented() {
     for path in paths {
         assert!(document.contains(&format!("`{path}`")), "{path} is not in docs/configuration.md");
     }
+}
+
+#[test]
+fn how_much_is_kept_and_for_how_long() {
+    let cache = check("log: {level: info}", &[]).cache;
+    assert_eq!(cache, Cache::default());
+    assert_eq!((cache.max_size, cache.min_free), (Share::Percent(80), Share::Percent(5)));
+    assert_eq!((cache.hold, cache.idle, cache.evict_adopted), (Duration::from_secs(600), None, false));
+    let text = "proxy: {ttl: 168h}\ntidegate: {cache: {maxsize: 200MiB, minfree: 1 GB, hold: 0s, evictadopted: true}}";
+    let cache = check(text, &[]).cache;
+    assert_eq!((cache.max_size, cache.min_free), (Share::Bytes(200 << 20), Share::Bytes(1_000_000_000)));
+    assert_eq!((cache.hold, cache.evict_adopted), (Duration::ZERO, true));
+    assert_eq!(cache.idle, Some(Duration::from_secs(604_800)));
+    assert_eq!(check("proxy: {ttl: 0s}", &[]).cache.idle, None);
+    let variables = [("TIDEGATE_CACHE_MAXSIZE", "70%"), ("REGISTRY_PROXY_TTL", "1h")];
+    let cache = from_variables(&variables).unwrap().cache;
+    assert_eq!((cache.max_size, cache.idle), (Share::Percent(70), Some(Duration::from_secs(3600))));
 }

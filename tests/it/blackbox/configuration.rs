@@ -87,7 +87,20 @@ fn check_18_the_forms_of_the_container_command() {
         let (code, text) = run(arguments);
         assert_eq!((code, text.starts_with("tidegate ")), (Some(0), true), "{text}");
     }
-    assert_eq!(run(&["garbage-collect", "-m", config]).0, Some(0));
+    // So does the collection of garbage, and does its own kind of it on the volume.
+    let (code, text) = run(&["garbage-collect", "-m", config]);
+    assert!(code == Some(1) && text.contains("proxy.remoteurl"), "{text}");
+    let (root, socket) = (folder.path().join("root"), folder.path().join("admin.sock"));
+    let right = format!(
+        "version: 0.1\nproxy: {{remoteurl: 'http://127.0.0.1:1'}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\ntidegate: {{admin: {{socket: {}}}}}\n",
+        root.display(),
+        socket.display()
+    );
+    std::fs::write(config, right).unwrap();
+    for arguments in [&["garbage-collect", "-m", config][..], &["garbage-collect", "--dry-run", config]] {
+        let (code, text) = run(arguments);
+        assert!(code == Some(0) && text.contains("blobs: 0"), "{text}");
+    }
     assert_eq!(run(&["help"]).0, Some(0));
 }
 

@@ -1,20 +1,12 @@
 //! Disks and files that are not as they were left.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
 use super::Cold;
-use crate::support::command::run;
-use crate::support::hub::{Hub, Seen};
+use crate::support::hub::Hub;
 use crate::support::image::{self, OCI};
-use crate::support::loopback::Tmpfs;
-use crate::support::mirror::{Mirror, Setup};
+use crate::support::loopback::{Disk, Tmpfs};
+use crate::support::mirror::Setup;
 use crate::support::pull::{finish, get};
-use crate::support::random::Random;
 use crate::support::strace::Attached;
-
-/// How long a start may take, whatever it finds.
-const START: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_inodes_is_passed_through() {
@@ -81,62 +73,28 @@ async fn a_held_blob_that_can_not_be_read_is_not_given_out_wrong() {
     assert!(failed >= 2, "{failed} reads failed");
 }
 
-/// A mirror that was stopped, and all that it held.
-async fn stopped() -> (Cold, Setup) {
-    let cold = Cold::new().await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_goes_away_under_a_running_mirror_is_passed_by() {
+    let hub = Hub::start().await;
+    let image = image::publish(&hub, "library/app", Some("1"), OCI, &[image::layer(1, 30_000)]);
+    let setup = Setup::of(&hub.url());
+    let root = setup.root();
+    let Some(disk) = Disk::mount(&root.with_extension("ext4"), &root) else { return };
+    let cold = Cold { hub, image, mirror: setup.start() };
     cold.is_pulled().await;
-    let setup = cold.mirror.setup.clone();
-    (cold, setup)
-}
-
-fn index(setup: &Setup) -> PathBuf {
-    setup.root().join("tidegate/index/v1/data.mdb")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_lost_cut_or_foreign_costs_nothing() {
-    let (cold, setup) = stopped().await;
-    let Cold { hub, image, mirror } = cold;
-    mirror.stop();
-    let whole = std::fs::read(index(&setup)).unwrap();
-    hub.stop();
-    hub.forget();
-    let mut random = Random::new(18);
-    let mut damages: Vec<Option<Vec<u8>>> =
-        vec![None, Some(vec![]), Some(b"garbage".repeat(5_000)), Some(vec![0; whole.len()])];
-    damages.extend((0..6).map(|_| Some(whole[..random.below(whole.len())].to_vec())));
-    for (number, damage) in damages.into_iter().enumerate() {
-        match damage {
-            None => std::fs::remove_file(index(&setup)).unwrap(),
-            Some(bytes) => std::fs::write(index(&setup), bytes).unwrap(),
-        }
-        let began = Instant::now();
-        let mirror = setup.clone().start();
-        assert!(began.elapsed() < START, "{number}: {:?}", began.elapsed());
-        let held = Cold { hub: Hub::start().await, image: image.clone(), mirror };
-        held.is_pulled().await;
-        held.mirror.stop();
+    disk.cut();
+    // Twice: what can't be read or stored is fetched, for as long as it takes.
+    for _ in 0..2 {
+        cold.is_pulled().await;
+        let other = image::publish(&cold.hub, "library/app", Some("2"), OCI, &[image::layer(2, 30_000)]);
+        assert_eq!(get(&cold.url("manifests/2")).await.digest(), other.digest);
+        let layer = get(&cold.url(&format!("blobs/{}", other.layers[0]))).await;
+        assert_eq!((layer.status, layer.whole, &layer.digest()), (200, true, &other.layers[0]));
     }
-    assert_eq!(hub.count(Seen::is_blob_transfer), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn foreign_files_and_a_hundred_thousand_leftovers_do_not_hold_up_the_start() {
-    let (cold, setup) = stopped().await;
-    let Cold { hub, image, mirror } = cold;
-    mirror.stop();
-    let partials = setup.root().join("tidegate/partial");
-    let count = if crate::support::is_long() { 100_000 } else { 5_000 };
-    for number in 0..count {
-        std::fs::write(partials.join(format!("{number:064x}.{number:016x}")), "").unwrap();
-    }
-    let odd = setup.root().join("docker/registry/v2/blobs/sha256/zz/not-a-digest");
-    std::fs::create_dir_all(&odd).unwrap();
-    std::fs::write(odd.join("data"), "x").unwrap();
-    run("mkfifo", &[setup.root().join("tidegate/pipe").to_str().unwrap()]);
-    hub.stop();
-    let began = Instant::now();
-    let mirror: Mirror = setup.start();
-    assert!(began.elapsed() < START, "{:?}", began.elapsed());
-    Cold { hub, image, mirror }.is_pulled().await;
+    let setup = cold.mirror.kill();
+    disk.power_on();
+    let cold = Cold { mirror: setup.start(), ..cold };
+    cold.is_pulled().await;
+    drop(cold);
+    drop(disk);
 }

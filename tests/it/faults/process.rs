@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::Cold;
 use crate::support::hub::{Fault, Host};
-use crate::support::mirror::Setup;
 use crate::support::process::Signal;
 use crate::support::pull::{finish, open};
 
@@ -22,14 +21,6 @@ async fn a_second_sigterm_ends_at_once() {
     let status = mirror.ended();
     assert!(status.success() && began.elapsed() < Duration::from_secs(5), "{status} {:?}", began.elapsed());
     assert!(!finish(flying).await.whole);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_signal_right_after_the_start_is_heeded() {
-    for _ in 0..10 {
-        let (_, status) = Setup::of("http://127.0.0.1:1").start().stop();
-        assert!(status.success(), "{status}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

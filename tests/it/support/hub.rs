@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-pub use content::Blob;
 use content::Content;
+pub use content::{Blob, pattern};
 pub use faults::{ABUSE_LIMIT, Fault, Order, PULL_LIMIT};
 use wire::{Reply, Request};
 
@@ -174,11 +174,6 @@ impl Hub {
         bytes: impl Into<bytes::Bytes>,
     ) -> String {
         self.content().add_manifest(repository, tag, media_type, bytes.into())
-    }
-
-    /// Points a tag to a manifest that is there.
-    pub fn tag(&self, repository: &str, tag: &str, digest: &str) {
-        self.content().repository(repository).tags.insert(tag.to_owned(), digest.to_owned());
     }
 
     /// Takes a tag away.

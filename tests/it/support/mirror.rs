@@ -33,6 +33,12 @@ pub struct Mirror {
     pub address: String,
 }
 
+/// A mirror that ended before it listened.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: Vec<String>,
+}
+
 /// Lines of an output, as they come.
 #[derive(Default)]
 pub struct Lines {
@@ -51,6 +57,8 @@ impl Setup {
         let config = setup.config().display().to_string();
         let setup =
             setup.with("REGISTRY_PROXY_REMOTEURL", upstream).with("REGISTRY_HTTP_ADDR", "127.0.0.1:0");
+        let socket = setup.root.path().join("admin.sock").display().to_string();
+        let setup = setup.with("TIDEGATE_ADMIN_SOCKET", &socket);
         setup.with("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &path).arguments(&["serve", &config])
     }
 
@@ -107,11 +115,12 @@ impl Setup {
 
     /// Starts it, and waits until it listens.
     pub fn start(self) -> Mirror {
-        self.try_start().unwrap_or_else(|(status, log)| panic!("it did not start: {status}\n{log}"))
+        self.try_start()
+            .unwrap_or_else(|ended| panic!("it ended before it listened:\n{}", ended.log.join("\n")))
     }
 
-    /// The same for one that may end before; then this gives how, and what it said.
-    pub fn try_start(self) -> Result<Mirror, (ExitStatus, String)> {
+    /// The same for one that may end before it listens.
+    pub fn try_start(self) -> Result<Mirror, Ended> {
         let mut process = self
             .command()
             .stdin(Stdio::null())
@@ -121,12 +130,9 @@ impl Setup {
             .unwrap();
         let log = Lines::follow(process.stderr.take().unwrap());
         let access = Lines::follow(process.stdout.take().unwrap());
-        let line = match log.find(|line| line.contains("msg=\"listening on ")) {
-            Ok(line) => line,
-            Err(log) => {
-                let _ = process.kill();
-                return Err((process.wait().unwrap(), log));
-            }
+        let Some(line) = log.find(|line| line.contains("msg=\"listening on ")) else {
+            let status = process.wait().unwrap();
+            return Err(Ended { status, log: log.all() });
         };
         let address = line
             .split("listening on ")
@@ -143,6 +149,14 @@ impl Mirror {
     /// `http://127.0.0.1:port` and a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// The metrics, of a mirror that has a debug port.
+    pub async fn metrics(&self) -> String {
+        let line = self.logged("debug server listening");
+        let debug = line.split("listening ").nth(1).unwrap().trim_end_matches('"');
+        let answer = super::pull::get(&format!("http://{debug}/metrics")).await;
+        String::from_utf8(answer.body.to_vec()).unwrap()
     }
 
     /// The structured log so far.
@@ -194,14 +208,14 @@ impl Mirror {
         self.setup.clone()
     }
 
-    /// Asks it to stop if it is still there; the end is [`Self::ended`].
-    pub fn ask_to_stop(&self) {
-        process::signal(self.pid(), Signal::TERM);
-    }
-
     /// Waits for its end.
     pub fn ended(&mut self) -> ExitStatus {
         self.process.wait().unwrap()
+    }
+
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
     }
 
     /// Memory that no file backs, in bytes.
@@ -265,21 +279,22 @@ impl Lines {
     }
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
-        self.find(wanted).unwrap_or_else(|log| panic!("the line never came; so far:\n{log}"))
+        self.find(wanted).unwrap_or_else(|| panic!("the line never came; so far:\n{}", self.all().join("\n")))
     }
 
-    /// Waits for a line; without it, gives all that came instead.
-    fn find(&self, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
+    /// Waits for a line; nothing if the output ends without it.
+    fn find(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.lines.lock().unwrap();
         loop {
             if let Some(line) = lines.0.iter().find(|line| wanted(line)) {
-                return Ok(line.clone());
+                return Some(line.clone());
+            }
+            if lines.1 {
+                return None;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if lines.1 || left.is_zero() {
-                return Err(lines.0.join("\n"));
-            }
+            assert!(!left.is_zero(), "the line never came; so far:\n{}", lines.0.join("\n"));
             lines = self.grown.wait_timeout(lines, left).unwrap().0;
         }
     }

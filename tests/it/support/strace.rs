@@ -1,4 +1,4 @@
-//! `strace`, which makes system calls fail, or kills at them.
+//! `strace` that makes the calls of a running mirror fail.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -6,39 +6,6 @@ use std::time::Instant;
 
 use super::PATIENCE;
 use super::process::{self, Signal};
-
-/// System calls by which the state on the disk changes.
-pub const CHANGES: [&str; 14] = [
-    "openat",
-    "mkdir",
-    "ftruncate",
-    "fallocate",
-    "write",
-    "writev",
-    "pwrite64",
-    "pwritev",
-    "fdatasync",
-    "fsync",
-    "rename",
-    "unlink",
-    "link",
-    "linkat",
-];
-
-/// The arguments of a mirror under strace that ends by SIGKILL when one of its threads enters a call for the `nth` time.
-pub fn kill_at(call: &str, nth: usize) -> Vec<String> {
-    let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
-    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
-    words.map(str::to_owned).to_vec()
-}
-
-/// The same for a call that fails.
-pub fn fail_at(call: &str, error: &str, when: &str, log: &Path) -> Vec<String> {
-    let inject = format!("inject={call}:error={error}:when={when}");
-    let log = log.to_str().unwrap();
-    let words = ["strace", "-f", "-qq", "-y", "-o", log, "-e", &format!("trace={call}"), "-e", &inject];
-    words.map(str::to_owned).to_vec()
-}
 
 /// A strace that holds on to a running mirror.
 pub struct Attached {
@@ -101,7 +68,7 @@ impl Drop for Attached {
 }
 
 /// The lines of a log whose calls were made to fail.
-pub fn injected(log: &Path) -> Vec<String> {
+fn injected(log: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().filter(|line| line.contains("(INJECTED)")).map(str::to_owned).collect()
 }

@@ -46,7 +46,7 @@ impl Blob {
 }
 
 /// Bytes that say where they stand: eight-byte counters.
-fn pattern(first: u64, end: u64) -> Bytes {
+pub fn pattern(first: u64, end: u64) -> Bytes {
     (first / 8..end.div_ceil(8))
         .flat_map(u64::to_le_bytes)
         .skip((first % 8) as usize)

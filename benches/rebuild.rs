@@ -1,0 +1,103 @@
+//! How fast an index is filled from a tree: blobs a second, with the tree in the page cache.
+//!
+//! ```sh
+//! cargo bench --bench rebuild              # 100,000 small blobs
+//! cargo bench --bench rebuild -- 1000000
+//! ```
+//!
+//! The tree is made in `$TMPDIR`, two inodes for each blob. The figure to reach is 50,000 blobs a second.
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that can't measure fails")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark has a clock of its own")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate::engine::{Engine, Parts, freshness, repository, scrub};
+use tidegate::index::Index;
+use tidegate::observe::metrics::Metrics;
+use tidegate::registry::Digest;
+use tidegate::store::{Owner, PushVolume, Store};
+use tidegate::upstream::{Setup, Upstream};
+
+const BLOBS: u64 = 100_000;
+
+fn main() {
+    // cargo adds words of its own.
+    let blobs = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(BLOBS);
+    let folder = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    build(folder.path(), blobs);
+    println!("a tree of {blobs} blobs, made in {:.1?}", began.elapsed());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    for round in ["first", "second"] {
+        let _ = std::fs::remove_dir_all(folder.path().join("tidegate"));
+        runtime.block_on(measure(folder.path(), blobs, round));
+    }
+}
+
+async fn measure(root: &Path, blobs: u64, round: &str) {
+    let engine = engine(root);
+    let began = Instant::now();
+    let found = engine.rebuild_index().await;
+    tell(&format!("{round} rebuild"), blobs, began.elapsed());
+    assert_eq!((found.blobs as u64, found.adopted as u64), (blobs, blobs));
+    let began = Instant::now();
+    assert_eq!(engine.rebuild_index().await.adopted, 0);
+    tell("nothing left to do", blobs, began.elapsed());
+    let began = Instant::now();
+    let compared = engine.verify_index().await;
+    tell("comparison", blobs, began.elapsed());
+    assert_eq!((compared.rows as u64, compared.without_row), (blobs, 0));
+}
+
+fn tell(what: &str, blobs: u64, took: Duration) {
+    println!("{what}: {took:.2?}, {:.0} blobs/s", blobs as f64 / took.as_secs_f64());
+}
+
+fn build(root: &Path, blobs: u64) {
+    for number in 0..blobs {
+        let digest = Digest::sha256(&number.to_le_bytes()).hex();
+        let folder =
+            root.join("docker/registry/v2/blobs/sha256").join(digest.get(..2).unwrap()).join(&digest);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("data"), b"some bytes").unwrap();
+    }
+}
+
+fn engine(root: &Path) -> Arc<Engine> {
+    let upstream = Upstream::new(&Setup {
+        url: "http://127.0.0.1:1".parse().unwrap(),
+        account: None,
+        anonymous_fallback: true,
+        cafile: None,
+        realms: vec![],
+        redirects: vec![],
+        stall: Duration::from_secs(30),
+        proxy_hosts: vec![],
+    });
+    let naming = repository::Naming::new(repository::Setup {
+        name: "docker.io",
+        name_configured: false,
+        host: "127.0.0.1:1",
+        account: None,
+        allow: vec![],
+        deny: vec![],
+    });
+    let store = Store::open(root, PushVolume::Allow, &Owner::new("docker.io", None)).unwrap();
+    Engine::new(Parts {
+        fill: tidegate::engine::FillRules { segments: 1, lazy: false },
+        transfers_max: 1,
+        cache: tidegate::config::Cache::default(),
+        upstream: upstream.unwrap(),
+        index: Index::open(&store.index_folder()),
+        store,
+        naming,
+        rules: freshness::Rules { fresh: Duration::ZERO, stale_for: None, serve_gone: true },
+        scrub: scrub::Rules { period: Duration::ZERO, bytes_per_second: 1 },
+        negative: Duration::ZERO,
+        tags_max: 1,
+        metrics: Arc::new(Metrics::default()),
+    })
+}

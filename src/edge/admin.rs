@@ -1,0 +1,56 @@
+//! The admin socket: commands of an operator, one JSON document each, answered by one.
+//!
+//! `POST /v1/operate` with a [`Command`]; who may connect is a matter of the mode of the socket.
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::body::Body;
+use super::{failure, lists};
+use crate::engine::{Command, Engine};
+
+/// Longest command: a pin holds a repository name.
+const COMMAND_BYTES_MAX: usize = 4096;
+
+/// Answers on the admin socket.
+#[derive(Debug)]
+pub struct Admin {
+    /// Who does it.
+    pub engine: Arc<Engine>,
+}
+
+impl Admin {
+    /// Answers a request of a peer, who is named in the log where something changes.
+    pub async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Body> {
+        if request.method() != Method::POST || request.uri().path() != "/v1/operate" {
+            return failure::text(StatusCode::NOT_FOUND, "404 page not found\n");
+        }
+        let Ok(body) = Limited::new(request.into_body(), COMMAND_BYTES_MAX).collect().await else {
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, "the command is too long, or broke off");
+        };
+        let command: Command = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(command) => command,
+            Err(error) => return refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        if command.changes() {
+            tracing::info!(peer, ?command, "an operator asked for a change");
+        }
+        // On its own: whoever asked may leave, and it is done all the same.
+        let engine = Arc::clone(&self.engine);
+        match tokio::spawn(async move { engine.operate(command).await }).await {
+            Ok(Ok(document)) => lists::document(&document),
+            Ok(Err(reason)) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &reason),
+            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the command failed; the log has more"),
+        }
+    }
+}
+
+fn refusal(status: StatusCode, reason: &str) -> Response<Body> {
+    let mut response = lists::document(&json!({ "error": reason }));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,343 @@
+//! Making room: what was used longest ago goes, until the usage is below the low mark.
+//!
+//! One pass at a time. Each round of it scans the index, chooses, and lets go in small groups with pauses between them, so
+//! that neither the disk nor the index is kept busy. The unit is a blob with the manifests that name it, since an image
+//! without one of its layers is none. Rows go first, durably; then the links that lead to a manifest; then the files.
+//! Whatever interrupts that leaves a state that reads as a miss, or as a file to adopt.
+//!
+//! What stays: pins and all that they lead to, what was named in an answer moments ago, what is being filled or checked,
+//! and what was found in the volume, until its upstream confirmed that it still has it.
+
+pub mod pins;
+pub mod plan;
+pub mod survey;
+
+mod confirm;
+mod holders;
+mod unit;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OnceCell};
+
+use serde::Serialize;
+
+use super::budget::ROOM_WAIT;
+use super::budget::room::{Aim, Need};
+use super::{Engine, blocking, recent::Recent};
+use crate::index::heat;
+use crate::registry::Digest;
+use crate::store::Unfinished;
+use crate::sys::{clock, files};
+use crate::upstream::AccountState;
+use plan::Terms;
+use survey::{Found, Survey};
+use unit::Unit;
+
+/// Most blobs that go without a pause between them, as in nginx's cache manager.
+const GROUP_BLOBS_MAX: usize = 100;
+
+/// The pause.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a pass that could not make all the room is not repeated, in times of what it took: a scan of millions of rows
+/// in vain must not follow upon another.
+const REST_TIMES: u32 = 4;
+
+/// Longest such rest.
+const REST_MAX: Duration = Duration::from_secs(30);
+
+/// Most rounds of one pass. Another one follows when somebody wants room, or a minute later.
+const ROUNDS_MAX: usize = 16;
+
+/// How often the disk is looked at when nobody wants room: others may have filled it.
+const WATCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often what is idle is looked for: a part of the time after which it is, within these.
+const IDLE_LOOKS: u32 = 16;
+const IDLE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const IDLE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long the task rests after a panic.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a blob that may not go is left out of the choice.
+const SPARED_FOR: Duration = Duration::from_secs(600);
+
+/// Most of them (about 8 MB); when it is full, what was found in the volume is not considered.
+const SPARED_MAX: usize = 65_536;
+
+/// What the making of room knows.
+#[derive(Debug)]
+pub struct Evictor {
+    /// One pass at a time.
+    turn: Mutex<()>,
+    /// Set once every link to a manifest is known.
+    holders: OnceCell<()>,
+    /// What may not go for now.
+    spared: Recent<Digest>,
+    /// When the links of the volume could not be read.
+    unread: Recent<()>,
+    /// When the upstream did not answer for what was found in the volume.
+    silent: Recent<()>,
+    /// Whether it was said that the pins leave no room.
+    said: std::sync::atomic::AtomicBool,
+}
+
+impl Default for Evictor {
+    fn default() -> Self {
+        Self {
+            turn: Mutex::default(),
+            holders: OnceCell::default(),
+            spared: Recent::new(SPARED_FOR, SPARED_MAX),
+            unread: Recent::new(WATCH_INTERVAL, 1),
+            silent: Recent::new(confirm::SILENT_FOR, 1),
+            said: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+}
+
+/// What went, or would go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct EvictReport {
+    /// How many blobs and manifests.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far a round came.
+#[derive(Debug, Default)]
+struct Round {
+    report: EvictReport,
+    /// How many of the choice may not go, and are left out of the next one.
+    spared: usize,
+}
+
+impl Engine {
+    /// Keeps the usage within the budget, for as long as the runtime lives. A panic is a line in the log.
+    pub fn keep_budget(self: &Arc<Self>) {
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let watching = tokio::spawn(Arc::clone(&engine).watch());
+                if let Err(error) = watching.await {
+                    tracing::error!(%error, "the making of room broke down; it begins anew");
+                }
+                tokio::time::sleep(RESTART_AFTER).await;
+            }
+        });
+    }
+
+    async fn watch(self: Arc<Self>) {
+        let idle = self.budget.rules().idle;
+        let looks = idle.map(|idle| (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX));
+        let wait = looks.map_or(WATCH_INTERVAL, |interval| interval.min(WATCH_INTERVAL));
+        let mut looked = None;
+        loop {
+            let now = clock::monotonic();
+            let since = looked.map(|at| now.saturating_duration_since(at));
+            let due = looks.is_some_and(|interval| since.is_none_or(|since| since >= interval));
+            if due {
+                looked = Some(now);
+            }
+            self.make_room(Aim::Watch, due).await;
+            tokio::time::sleep(self.budget.rest().unwrap_or(PAUSE)).await;
+            let _ = tokio::time::timeout(wait, self.budget.wanted()).await;
+        }
+    }
+
+    /// Makes room down to the low mark now, or says what would go for it, if the upstream confirms what was found in the
+    /// volume.
+    pub async fn evict(self: &Arc<Self>, dry_run: bool) -> EvictReport {
+        if !dry_run {
+            return self.make_room(Aim::Sweep, false).await;
+        }
+        let Some(need) = self.need(Aim::Sweep).await else { return EvictReport::default() };
+        let found = self.scan(need, false).await.unwrap_or_default();
+        let engine = Arc::clone(self);
+        let planned = blocking(move || {
+            let (mut report, mut gone) = (EvictReport::default(), HashSet::new());
+            for victim in &found.victims {
+                if let Some(unit) = engine.unit(victim, &gone) {
+                    report.add(unit.size());
+                    gone.extend(unit.digests());
+                }
+            }
+            report
+        });
+        planned.await.unwrap_or_default()
+    }
+
+    /// After an error of the disk: if it is full, lets go of so many bytes, and says that another try is worth it.
+    pub async fn relieve(self: &Arc<Self>, error: &std::io::Error, bytes: u64) -> bool {
+        if !files::is_full(error) || error.get_ref().is_some() {
+            return false;
+        }
+        let engine = Arc::clone(self);
+        // A task of its own: a caller that gives up must not leave a group half gone.
+        let room = tokio::spawn(async move { engine.make_room(Aim::Free(bytes), false).await });
+        let made = tokio::time::timeout(ROOM_WAIT, room).await;
+        matches!(made, Ok(Ok(report)) if report.blobs > 0)
+    }
+
+    /// One pass.
+    async fn make_room(self: &Arc<Self>, aim: Aim, idle: bool) -> EvictReport {
+        let _turn = self.evictor.turn.lock().await;
+        let (number, began) = (self.budget.pass_begins(), clock::monotonic());
+        self.drop_unfinished(aim).await;
+        let report = self.rounds(aim, idle).await;
+        let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        let took = clock::monotonic().saturating_duration_since(began);
+        self.budget.pass_ends(number, is_short.then(|| (took * REST_TIMES).clamp(PAUSE, REST_MAX)));
+        if report.blobs > 0 {
+            tracing::info!(blobs = report.blobs, bytes = report.bytes, "made room");
+        }
+        report
+    }
+
+    /// What nobody fills any more goes first if there is too little room, else when it is a day old.
+    async fn drop_unfinished(&self, aim: Aim) {
+        let short = self.need(aim).await.is_some_and(|need| !need.is_nothing());
+        let unfinished = if short { Unfinished::Unused } else { Unfinished::Old };
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.sweep(clock::now(), unfinished)).await {
+            tracing::warn!(%error, "unfinished downloads could not be looked through");
+        }
+    }
+
+    async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> EvictReport {
+        let mut report = EvictReport::default();
+        if !self.knows_holders().await {
+            return report;
+        }
+        for _ in 0..ROUNDS_MAX {
+            let Some(need) = self.need(aim).await else { break };
+            let counted = self.budget.is_counted();
+            if need.is_nothing() && !idle && counted {
+                break;
+            }
+            let Some(found) = self.scan(need, idle).await else { break };
+            if !counted {
+                continue;
+            }
+            self.tell_of_pins(&found, need);
+            let round = self.let_go(found).await;
+            report.add(round.report);
+            if let Aim::Free(bytes) = &mut aim {
+                *bytes = bytes.saturating_sub(round.report.bytes);
+            }
+            if round.report.blobs == 0 && round.spared == 0 {
+                break;
+            }
+        }
+        report
+    }
+
+    /// Whether every link is known that must not be left behind.
+    async fn knows_holders(self: &Arc<Self>) -> bool {
+        let unread = &self.evictor.unread;
+        if unread.holds(&(), clock::monotonic()) {
+            return false;
+        }
+        let found = self.evictor.holders.get_or_try_init(|| self.find_holders()).await;
+        if let Err(error) = &found {
+            unread.add((), (), clock::monotonic());
+            tracing::warn!(%error, "the links of the volume can't be read; nothing goes");
+        }
+        found.is_ok()
+    }
+
+    /// What has to go now; `None` if the disk does not say.
+    async fn need(&self, aim: Aim) -> Option<Need> {
+        let (space, measured) = self.measure().await.ok()?;
+        Some(self.budget.need(&space, measured, aim))
+    }
+
+    /// Scans the index, and takes down what there is.
+    async fn scan(self: &Arc<Self>, need: Need, idle: bool) -> Option<Found> {
+        let idle = idle && self.may_expire().await;
+        let (engine, before) = (Arc::clone(self), self.budget.usage());
+        let found = blocking(move || engine.survey(need, idle)).await;
+        let found =
+            found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;
+        self.budget.counted(found.small, found.large, &before);
+        Some(found)
+    }
+
+    fn survey(&self, need: Need, idle: bool) -> Found {
+        let (rules, now) = (self.budget.rules(), heat::now());
+        let ago = |time: Duration| now.saturating_sub(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+        let held_since = if rules.hold.is_zero() { now } else { ago(rules.hold + Duration::from_secs(1)) };
+        // What was used before uses were noted is not idle yet.
+        let idle_since =
+            rules.idle.filter(|_| idle).map(ago).filter(|since| *since > self.index.heat().born());
+        let pinned = self.pinned();
+        let spared = confirm::Unconfirmed::new(self);
+        let found = Survey::new(&self.index, &pinned, &spared).run(Terms { need, held_since, idle_since });
+        self.index.heat().make_room_for(found.blobs);
+        found
+    }
+
+    /// Nothing expires while the upstream can't bring it back.
+    async fn may_expire(&self) -> bool {
+        self.unconfirmed_for().is_zero()
+            && matches!(self.upstream.check_account().await, Ok(state) if state != AccountState::Refused)
+    }
+
+    fn tell_of_pins(&self, found: &Found, need: Need) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let short = found.victims.is_empty() && !need.is_nothing();
+        let pins_fill = short && found.pinned > found.small.saturating_add(found.large) / 2;
+        if pins_fill && !self.evictor.said.swap(true, Relaxed) {
+            tracing::warn!(
+                pinned_bytes = found.pinned,
+                "the pins leave no room: nothing more is kept, everything is served"
+            );
+        } else if !short {
+            self.evictor.said.store(false, Relaxed);
+        }
+    }
+
+    /// Lets the choice go, group by group.
+    async fn let_go(self: &Arc<Self>, found: Found) -> Round {
+        let mut round = Round::default();
+        let mut group = Group::default();
+        let mut victims = found.victims.into_iter().peekable();
+        while let Some(victim) = victims.next() {
+            // What went with another one is no victim any more.
+            if self.index.blob(&victim.digest).is_some() && !group.going.contains(&victim.digest) {
+                round.spared += usize::from(!self.add_unit(&victim, &mut group).await);
+            }
+            let is_last = victims.peek().is_none();
+            if group.going.len() >= GROUP_BLOBS_MAX || (is_last && !group.units.is_empty()) {
+                round.report.add(self.remove(std::mem::take(&mut group).units).await);
+                self.budget.pass_goes_on();
+                if !is_last {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        round
+    }
+}
+
+/// What goes without a pause between.
+#[derive(Debug, Default)]
+struct Group {
+    units: Vec<Unit>,
+    going: HashSet<Digest>,
+}
+
+impl EvictReport {
+    fn add(&mut self, other: Self) {
+        self.blobs += other.blobs;
+        self.bytes += other.bytes;
+    }
+}
+
+#[cfg(test)]
+#[path = "evict/tests.rs"]
+mod tests;
