@@ -129,6 +129,10 @@ impl Cargo {
         let mut next = first.map(Ok);
         let mut waits = RESUME_WAITS.iter();
         loop {
+            // One that was cut to nothing before it asked has nothing to ask for.
+            if next.is_none() && leg.is_done() {
+                return Ok(());
+            }
             let before = leg.span().reached;
             let carrier = match next.take() {
                 Some(carrier) => carrier,
@@ -150,9 +154,6 @@ impl Cargo {
             tokio::select! {
                 () = tokio::time::sleep(*wait) => {}
                 () = leg.changed.notified() => {}
-            }
-            if leg.is_done() {
-                return Ok(());
             }
         }
     }
