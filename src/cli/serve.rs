@@ -80,6 +80,9 @@ async fn serve(
     logs: &Logs,
     connections_max: usize,
 ) -> Result<(), String> {
+    // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
+    // grows.
+    let signals = Signals::listen()?;
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
@@ -97,8 +100,6 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
-    // Before anybody can know that it runs: a word to stop that comes at once is heard, too.
-    let signals = Signals::listen()?;
     open_admin(config, &engine, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
@@ -307,6 +308,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Never asked: caught, it lets a write beyond the limit of file sizes fail as on a full disk instead of ending us.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -316,6 +319,7 @@ impl Signals {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
             hangup: of(SignalKind::hangup())?,
+            _file_size: of(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }

@@ -181,11 +181,21 @@ impl Engine {
         self.metrics.pulled_manifest(fetched.bytes.len() as u64);
         let held = Held { digest, media_type: manifest.media_type.clone(), bytes: fetched.bytes };
         self.withheld.remove(&(repository.key, digest));
+        self.end_absences(repository, digest, &manifest);
         self.index.apply(self.membership(repository, digest, held.bytes.len() as u64, &manifest));
         if self.unpublished.add(&held, repository) {
             self.publish_manifest(held.clone(), manifest);
         }
         Ok(held)
+    }
+
+    /// A manifest is here, and what it names is said to be: that some of it was absent seconds ago does not count any more.
+    fn end_absences(&self, repository: &Repository, digest: Digest, manifest: &Manifest) {
+        self.negatives.remove(&(repository.key, Wanted::Manifest(digest)));
+        for named in manifest.descriptors.iter().filter(|named| named.role.is_vouched_for()) {
+            self.negatives.remove(&(repository.key, Wanted::Blob(named.digest)));
+            self.negatives.remove(&(repository.key, Wanted::Manifest(named.digest)));
+        }
     }
 
     /// The rows that a manifest of a repository gives: itself and everything that it names may be asked for there.

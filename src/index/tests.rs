@@ -1,4 +1,5 @@
 use super::*;
+use crate::registry::MediaType;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -339,6 +340,38 @@ proptest! {
         let _ = TagRow::decode(&bytes);
         let _ = MemberRow::decode(&bytes);
         prop_assert!(rows::unseal(b"key", &bytes).is_none_or(|value| rows::seal(b"key", value) == bytes));
+    }
+
+    #[test]
+    fn rows_survive_their_bytes(
+        (numbers, seed) in (proptest::array::uniform4(any::<u64>()), any::<u32>()),
+        (known, flags) in (any::<bool>(), proptest::array::uniform3(any::<bool>())),
+        media_type in proptest::option::of("[a-z]{1,100}/[a-z.+]{1,100}"),
+    ) {
+        let media_type = media_type.and_then(|text| MediaType::parse(&text));
+        let [first, second, third, fourth] = numbers;
+        let identity = Identity { device: first, inode: second, size: third, ctime_ns: fourth.cast_signed() };
+        let blob = BlobRow {
+            size: first,
+            identity: known.then_some(identity),
+            kind: if flags[0] { BlobKind::Manifest } else { BlobKind::Other },
+            media_type: media_type.clone(),
+            created_ms: second,
+            verified_ms: flags[1].then_some(third),
+            adopted: flags[2],
+        };
+        let before = Before { digest: digest(seed), validated_ms: first };
+        let tag = TagRow {
+            digest: digest(seed / 2),
+            media_type,
+            size: flags[0].then_some(second),
+            validated_ms: third,
+            before: flags[1].then_some(before),
+        };
+        let member = MemberRow { size: flags[2].then_some(fourth), seen_ms: first };
+        prop_assert_eq!(BlobRow::decode(&blob.encode()), Some(blob));
+        prop_assert_eq!(TagRow::decode(&tag.encode()), Some(tag));
+        prop_assert_eq!(MemberRow::decode(&member.encode()), Some(member));
     }
 }
 

@@ -114,6 +114,17 @@ impl Accept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_type_or_none(text in "\\PC{0,60}|[a-z/+.;=, *-]{0,60}") {
+            if let Some(known) = MediaType::parse(&text) {
+                prop_assert_eq!(MediaType::parse(known.as_str()), Some(known));
+            }
+            let _ = Accept::parse([text.as_str(), text.as_str()]).wants_single_image();
+        }
+    }
 
     #[test]
     fn parameters_are_dropped_and_nonsense_refused() {

@@ -101,6 +101,30 @@ impl fmt::Display for Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// The grammar of the OCI distribution spec: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+    fn is_tag(text: &str) -> bool {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        text.len() <= 128 && text.starts_with(word) && text.chars().all(|c| word(c) || ".-".contains(c))
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_what_the_grammar_says(text in "[a-zA-Z0-9._:/-]{0,6}|[a-z.]{120,132}|\\PC{0,20}") {
+            prop_assert_eq!(text.parse::<Tag>().is_ok(), is_tag(&text));
+            if let Ok(tag) = text.parse::<Tag>() {
+                prop_assert_eq!(tag.as_str(), text);
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_reference_or_none(text in "(sha256:)?[0-9a-f]{0,70}|\\PC{0,140}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+    }
 
     #[test]
     fn a_tag_is_told_from_a_digest() {

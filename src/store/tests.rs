@@ -126,6 +126,20 @@ fn a_damaged_link_is_absent_and_mended_by_the_next_write() {
     }
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_link_is_exactly_one_digest(content in "[ -~\n]{0,80}|sha256:[0-9a-f]{63,65}\n?") {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder);
+        let (repository, tag): (_, Tag) = (name("library/app"), "latest".parse().unwrap());
+        let path = store.layout.tag_link(&repository, &tag);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &content).unwrap();
+        proptest::prop_assert_eq!(store.read_tag(&repository, &tag), content.parse::<Digest>().ok());
+    }
+}
+
 #[test]
 fn two_processes_never_share_a_volume() {
     let folder = tempfile::tempdir().unwrap();

@@ -180,6 +180,17 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_content_range_is_read_or_not(text in "bytes [0-9*]{0,22}-?[0-9]{0,22}/?[0-9*]{0,22}|[ -~]{0,40}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_RANGE, text.parse().unwrap());
+            if let Some((first, _)) = content_range(&headers) {
+                proptest::prop_assert!(text.contains(&first.to_string()));
+            }
+        }
+    }
+
     #[test]
     fn a_drip_is_a_stall() {
         let stall = Duration::from_secs(30);

@@ -52,6 +52,18 @@ mod tests {
         assert_eq!(last, expected, "{limit} {remaining}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_a_number_or_nothing(text in "[0-9;,w= -]{0,30}|[ -~]{0,30}") {
+            let mut headers = HeaderMap::new();
+            headers.insert("ratelimit-limit", text.parse().unwrap());
+            headers.insert("ratelimit-remaining", text.parse().unwrap());
+            let budget = Budget::default();
+            budget.note(&headers);
+            proptest::prop_assert!(budget.last().is_none_or(|last| last.limit == last.remaining));
+        }
+    }
+
     #[test]
     fn the_headers_of_docker_hub() {
         check("100;w=21600", "76;w=21600", Some((100, 76)));

@@ -146,6 +146,16 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn no_wait_is_longer_than_the_limit(text in "[0-9]{0,30}|[A-Z][a-z]{2}, [0-9]{1,2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT|[ -~]{0,40}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            let wait = retry_after(&headers);
+            proptest::prop_assert!(wait.is_none_or(|wait| (Duration::from_secs(1)..=RETRY_AFTER_MAX).contains(&wait)));
+        }
+    }
+
     #[test]
     fn retry_after_is_seconds_or_a_date_and_bounded() {
         let read = |text: &str| {

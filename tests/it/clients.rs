@@ -7,6 +7,7 @@ mod docker;
 mod documented;
 pub mod peers;
 mod podman;
+mod rough;
 mod skopeo;
 
 use std::path::{Path, PathBuf};

@@ -47,6 +47,23 @@ fn every_promise_has_its_tests() {
 }
 
 #[test]
+fn every_fault_has_its_tests() {
+    let (testing, tests) = (read("docs/testing.md"), sources("tests/it") + &sources("src"));
+    let (_, tables) = testing.split_once("## Faults").unwrap();
+    let rows = tables.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| fault "));
+    let mut count = 0;
+    for row in rows {
+        let names: Vec<_> = quoted(row).filter(|name| name.contains('_')).collect();
+        assert!(!names.is_empty(), "no test stands behind: {row}");
+        for name in names {
+            assert!(tests.contains(&format!("fn {name}(")), "there is no test {name}");
+            count += 1;
+        }
+    }
+    assert!(count > 70, "only {count} tests were found: the document has another form than this test thinks");
+}
+
+#[test]
 fn every_limit_is_in_the_threat_model() {
     let (model, source) = (read("docs/threat-model.md"), sources("src"));
     let ends = ["_MAX", "_WAIT", "_WAITS", "_MIN", "_FOR", "_AFTER", "_INTERVAL"];

@@ -19,6 +19,7 @@ mod crash;
 mod disk;
 mod documents;
 mod failure;
+mod faults;
 mod fills;
 mod flights;
 mod limits;

@@ -3,12 +3,14 @@
 pub mod command;
 pub mod hub;
 pub mod image;
+pub mod loopback;
 pub mod mirror;
 pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod pull;
 pub mod script;
+pub mod strace;
 pub mod tls;
 pub mod trace;
 

@@ -88,4 +88,37 @@ proptest! {
     fn any_bytes_parse_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = Manifest::parse(&bytes, None);
     }
+
+    /// Documents of the right words in any company: what is two things at once is never taken, and every type is one.
+    #[test]
+    fn any_members_make_one_thing_or_none(
+        members in proptest::collection::btree_map(MEMBERS, value(), 0..7),
+        outside in proptest::option::of(TYPES),
+    ) {
+        let document: String =
+            members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(",");
+        let outside = outside.and_then(|text| MediaType::parse(&text));
+        let parsed = Manifest::parse(format!("{{{document}}}").as_bytes(), outside.as_ref());
+        let has = |name: &str| members.get(name).is_some_and(|value| value != "null");
+        if has("manifests") && (has("layers") || has("config")) {
+            prop_assert!(parsed.is_err());
+        }
+        if let Ok(manifest) = parsed {
+            prop_assert!(manifest.descriptors.len() <= DESCRIPTORS_MAX);
+            prop_assert!(MediaType::parse(manifest.media_type.as_str()).is_some());
+        }
+    }
+}
+
+const MEMBERS: &str = "schemaVersion|mediaType|config|layers|manifests|subject|fsLayers|annotations";
+
+const TYPES: &str =
+    "application/vnd[.](oci[.]image|docker[.]distribution)[.](manifest|index|manifest[.]list)[.]v[12][+]json";
+
+/// Mostly what belongs there.
+fn value() -> impl Strategy<Value = String> {
+    let descriptor = format!(r#"{{"digest":"{}","size":3,"platform":{{"os":"linux"}}}}"#, digest("x"));
+    let list = format!("[{descriptor},{{}}]");
+    let text = TYPES.prop_map(|text| format!("\"{text}\""));
+    prop_oneof![Just(descriptor), Just(list), text, "-?[0-9]{1,25}", "null|true|\\[\\]|\\{\\}|\"\""]
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Secret;
+use proptest::prelude::*;
 
 fn account() -> Account {
     Account { username: "bot".into(), password: Secret::new("hunter2") }
@@ -122,6 +123,23 @@ fn documents_that_are_none() {
     for document in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[1]", r#"{"token":7}"#] {
         let kept = tokens(None, true).keep(&None, Login::Anonymous, document.as_bytes());
         assert!(matches!(kept, Err(FetchError::Malformed { .. })), "{document}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_document_is_a_token_or_an_error(
+        document in "\\PC{0,60}|\\{\"(token|access_token|expires_in)\":(\"[a-z]{0,9}\"|-?[0-9]{1,30}|null|[{]{1,3}[}]{0,3})\\}",
+    ) {
+        let tokens = tokens(None, true);
+        if tokens.keep(&None, Login::Anonymous, document.as_bytes()).is_ok() {
+            prop_assert!(document.contains("token"));
+        }
+    }
+
+    #[test]
+    fn no_lifetime_is_longer_than_the_limit(seconds in any::<f64>()) {
+        prop_assert!(usable(serde_json::json!(seconds)) <= LIFETIME_MAX);
     }
 }
 

@@ -17,15 +17,15 @@ use crate::support::process::{Signal, signal, signal_group};
 /// Debian's own client, whatever else is in the path.
 const CLIENT: &str = "/usr/bin/docker";
 
-struct Dockerd {
+pub struct Dockerd {
     process: Child,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     certificates: Vec<PathBuf>,
 }
 
 impl Dockerd {
     /// A daemon of its own, whose containerd it starts and ends itself.
-    fn start(mirror: &str, authority: Option<&Path>) -> Self {
+    pub fn start(mirror: &str, authority: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let certificates = authority.map(|authority| {
@@ -67,14 +67,14 @@ impl Dockerd {
         format!("unix://{}", self.folder.path().join("socket").display())
     }
 
-    fn client(&self, arguments: &[&str]) -> Command {
+    pub fn client(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CLIENT);
         command.args(["-H", &self.host()]).args(arguments).stdin(Stdio::null());
         command
     }
 
     #[track_caller]
-    fn docker(&self, arguments: &[&str]) -> String {
+    pub fn docker(&self, arguments: &[&str]) -> String {
         let host = self.host();
         run_with(CLIENT, &[&["-H", host.as_str()], arguments].concat(), &[("DOCKER_BUILDKIT", "1")])
     }

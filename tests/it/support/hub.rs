@@ -181,6 +181,11 @@ impl Hub {
         self.content().repository(repository).tags.remove(tag);
     }
 
+    /// Takes a repository away, or brings it back as it was.
+    pub fn hide(&self, repository: &str, hidden: bool) {
+        self.content().repository(repository).hidden = hidden;
+    }
+
     /// Shows a repository to [`ACCOUNT`] alone.
     pub fn make_private(&self, repository: &str) {
         self.content().repository(repository).private = true;

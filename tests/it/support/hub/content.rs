@@ -61,6 +61,8 @@ pub struct Repository {
     pub blobs: HashMap<String, Blob>,
     pub referrers: HashMap<String, Bytes>,
     pub private: bool,
+    /// As if it had never been.
+    pub hidden: bool,
 }
 
 #[derive(Debug, Default)]

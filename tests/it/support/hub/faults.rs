@@ -18,6 +18,8 @@ pub enum Fault {
     Hold,
     /// The right head, and after so many bytes nothing until [`super::Hub::release`].
     Gate(u64),
+    /// The right answer at so many bytes a second.
+    Slow(u64),
     /// The right length, and one wrong byte at the end.
     Wrong,
     /// No `Docker-Content-Digest`.
@@ -26,6 +28,10 @@ pub enum Fault {
     NoRange,
     /// No `Content-Length`: the close of the connection ends the body.
     NoLength,
+    /// No `Content-Length`, and so many bytes more than there are.
+    Longer(usize),
+    /// `Transfer-Encoding: chunked`; cut without a last chunk after so many bytes, if it is told.
+    Chunks(Option<u64>),
     /// The connection closed without an answer.
     Close,
 }

@@ -47,7 +47,8 @@ fn refuse(state: &State, request: &Request, name: &str) -> Option<Reply> {
     let content = state.content.lock().unwrap();
     let repository = content.repositories.get(name);
     let allowed = grant.is_some_and(|grant| {
-        let visible = repository.is_some_and(|repository| !repository.private || grant.account);
+        let visible =
+            repository.is_some_and(|repository| !repository.hidden && (!repository.private || grant.account));
         (name.is_empty() || visible) && grant.repository == name
     });
     if allowed {

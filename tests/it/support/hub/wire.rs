@@ -111,13 +111,19 @@ async fn converse(mut stream: impl Wire, state: &State, host: Host) -> Option<()
         };
         let kept = reply.headers.iter().filter(|(name, _)| *name != dropped);
         let headers: String = kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let endless = matches!(fault, Some(Fault::NoLength));
+        if let Some(Fault::Chunks(cut)) = fault {
+            write_chunks(&mut stream, status, &headers, &reply, cut).await?;
+            continue;
+        }
+        let endless = matches!(fault, Some(Fault::NoLength | Fault::Longer(_)));
         match endless {
             false => write_head(&mut stream, status, &headers, range.1 - range.0).await?,
             true => write_head_without_length(&mut stream, status, &headers).await?,
         }
         if request.method != "HEAD" {
+            let surplus = if let Some(Fault::Longer(surplus)) = fault { surplus } else { 0 };
             write_body(&mut stream, state, host, &reply.body, range, fault).await?;
+            stream.write_all(&vec![0; surplus]).await.ok()?;
         }
         if endless {
             let _ = stream.shutdown().await;
@@ -157,6 +163,30 @@ async fn write_head_without_length(stream: &mut impl Wire, status: u16, headers:
     stream.write_all(head.as_bytes()).await.ok()
 }
 
+/// In chunks of a step, to the end or to where it is cut.
+async fn write_chunks(
+    stream: &mut impl Wire,
+    status: u16,
+    headers: &str,
+    reply: &Reply,
+    cut: Option<u64>,
+) -> Option<()> {
+    let head = format!("HTTP/1.1 {status} Scripted\r\ntransfer-encoding: chunked\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let (mut at, all) = reply.range;
+    let end = cut.map_or(all, |after| all.min(at + after));
+    while at < end {
+        let step = reply.body.step(at, end);
+        stream.write_all(format!("{:x}\r\n", step.len()).as_bytes()).await.ok()?;
+        stream.write_all(&[&step[..], b"\r\n"].concat()).await.ok()?;
+        at += step.len() as u64;
+    }
+    match cut {
+        Some(_) => None,
+        None => stream.write_all(b"0\r\n\r\n").await.ok(),
+    }
+}
+
 async fn write_body(
     stream: &mut impl Wire,
     state: &State,
@@ -166,6 +196,14 @@ async fn write_body(
     fault: Option<Fault>,
 ) -> Option<()> {
     let (mut at, end) = range;
+    if let Some(Fault::Slow(rate)) = fault {
+        while at < end {
+            let next = end.min(at + rate.div_ceil(50));
+            at = write_part(stream, state, host, body, (at, next)).await?;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        return Some(());
+    }
     let stop = match &fault {
         Some(Fault::Cut(after) | Fault::Gate(after)) => end.min(at + after),
         Some(Fault::Wrong) => end - 1,
