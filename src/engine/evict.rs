@@ -18,6 +18,7 @@ mod unit;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
@@ -60,6 +61,9 @@ const IDLE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// How long the task rests after a panic.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
+/// How often it is said that there is no room.
+const TOLD_FOR: Duration = Duration::from_secs(600);
+
 /// How long a blob that may not go is left out of the choice.
 const SPARED_FOR: Duration = Duration::from_secs(600);
 
@@ -79,8 +83,10 @@ pub struct Evictor {
     unread: Recent<()>,
     /// When the upstream did not answer for what was found in the volume.
     silent: Recent<()>,
-    /// Whether it was said that the pins leave no room.
-    said: std::sync::atomic::AtomicBool,
+    /// That it was said that there is no room.
+    told: Recent<()>,
+    /// Bytes of what is pinned, as the last scan had them.
+    pinned: AtomicU64,
 }
 
 impl Default for Evictor {
@@ -91,7 +97,8 @@ impl Default for Evictor {
             spared: Recent::new(SPARED_FOR, SPARED_MAX),
             unread: Recent::new(WATCH_INTERVAL, 1),
             silent: Recent::new(confirm::SILENT_FOR, 1),
-            said: std::sync::atomic::AtomicBool::new(false),
+            told: Recent::new(TOLD_FOR, 1),
+            pinned: AtomicU64::new(0),
         }
     }
 }
@@ -186,6 +193,9 @@ impl Engine {
         let (number, began) = (self.budget.pass_begins(), clock::monotonic());
         let report = self.rounds(aim, idle).await;
         let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        if is_short {
+            self.tell_of_want();
+        }
         let took = clock::monotonic().saturating_duration_since(began);
         self.budget.pass_ends(number, is_short.then(|| (took * REST_TIMES).clamp(PAUSE, REST_MAX)));
         if report.blobs > 0 {
@@ -209,7 +219,6 @@ impl Engine {
             if !counted {
                 continue;
             }
-            self.tell_of_pins(&found, need);
             let round = self.let_go(found).await;
             report.add(round.report);
             if let Aim::Free(bytes) = &mut aim {
@@ -250,6 +259,7 @@ impl Engine {
         let found =
             found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;
         self.budget.counted(found.small, found.large, &before);
+        self.evictor.pinned.store(found.pinned, Ordering::Relaxed);
         Some(found)
     }
 
@@ -273,17 +283,25 @@ impl Engine {
             && matches!(self.upstream.check_account().await, Ok(state) if state != AccountState::Refused)
     }
 
-    fn tell_of_pins(&self, found: &Found, need: Need) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let short = found.victims.is_empty() && !need.is_nothing();
-        let pins_fill = short && found.pinned > found.small.saturating_add(found.large) / 2;
-        if pins_fill && !self.evictor.said.swap(true, Relaxed) {
+    /// Says now and then that nothing more is kept, and why.
+    fn tell_of_want(&self) {
+        let now = clock::monotonic();
+        if self.evictor.told.holds(&(), now) {
+            return;
+        }
+        self.evictor.told.add((), (), now);
+        let (usage, pinned) = (self.budget.usage(), self.evictor.pinned.load(Ordering::Relaxed));
+        if pinned > usage.total() / 2 {
             tracing::warn!(
-                pinned_bytes = found.pinned,
+                pinned_bytes = pinned,
                 "the pins leave no room: nothing more is kept, everything is served"
             );
-        } else if !short {
-            self.evictor.said.store(false, Relaxed);
+        } else {
+            let bytes = usage.total();
+            tracing::warn!(
+                bytes,
+                "no room can be made for now: what is held may not go yet, or others fill the disk; all is served"
+            );
         }
     }
 

@@ -586,3 +586,26 @@ async fn kill_9_while_things_go_breaks_nothing() {
     }
     assert!(deaths >= 10, "it was killed only {deaths} times");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_that_fill_the_budget_stop_the_keeping_and_not_the_serving() {
+    let hub = Hub::start().await;
+    let images: Vec<_> =
+        (0..5).map(|n| place(&hub, &format!("library/image-{n}"), &[layer(n, 2 * MIB)])).collect();
+    let first = setup(&hub, "7MiB", "0s").start();
+    assert_eq!(get(&first.url("/v2/")).await.status, 200);
+    let (setup, _) = first.stop();
+    pin(&setup, &["library/image-0:1", &images[1].image.digest, "library/image-2"]);
+    let mirror = setup.start();
+    let mut passed = Vec::new();
+    for placed in &images {
+        passed.extend(pull(&mirror, placed).await);
+    }
+    assert!(images[3..].iter().all(|placed| passed.contains(&placed.image.layers[0])), "{passed:?}");
+    mirror.logged("the pins leave no room");
+    hub.forget();
+    for placed in &images[..2] {
+        pull(&mirror, placed).await;
+    }
+    assert_eq!(hub.count(Seen::is_blob_transfer), 0);
+}
