@@ -37,6 +37,9 @@ use unit::Unit;
 /// Most blobs that go without a pause between them, as in nginx's cache manager.
 const GROUP_BLOBS_MAX: usize = 100;
 
+/// How long a group is gathered.
+const GATHER: Duration = Duration::from_millis(200);
+
 /// The pause.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -64,10 +67,10 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How often it is said that there is no room.
 const TOLD_FOR: Duration = Duration::from_secs(600);
 
-/// How long a blob that may not go is left out of the choice.
+/// How long a blob that was just in use is left out of the choice.
 const SPARED_FOR: Duration = Duration::from_secs(600);
 
-/// Most of them (about 8 MB); when it is full, what was found in the volume is not considered.
+/// Most of them (about 8 MB); one more is chosen again, in vain.
 const SPARED_MAX: usize = 65_536;
 
 /// What the making of room knows.
@@ -77,8 +80,12 @@ pub struct Evictor {
     turn: Mutex<()>,
     /// Set once every link to a manifest is known.
     holders: OnceCell<()>,
-    /// What may not go for now.
+    /// What was just in use.
     spared: Recent<Digest>,
+    /// What was found in the volume, and the upstream does not have.
+    refused: Recent<Digest>,
+    /// Questions to the upstream about what was found in the volume, in this pass.
+    questions: AtomicU64,
     /// When the links of the volume could not be read.
     unread: Recent<()>,
     /// When the upstream did not answer for what was found in the volume.
@@ -95,6 +102,8 @@ impl Default for Evictor {
             turn: Mutex::default(),
             holders: OnceCell::default(),
             spared: Recent::new(SPARED_FOR, SPARED_MAX),
+            refused: Recent::new(confirm::REFUSED_FOR, confirm::REFUSED_MAX),
+            questions: AtomicU64::new(0),
             unread: Recent::new(WATCH_INTERVAL, 1),
             silent: Recent::new(confirm::SILENT_FOR, 1),
             told: Recent::new(TOLD_FOR, 1),
@@ -190,6 +199,7 @@ impl Engine {
     /// One pass.
     async fn make_room(self: &Arc<Self>, aim: Aim, idle: bool) -> EvictReport {
         let _turn = self.evictor.turn.lock().await;
+        self.evictor.questions.store(0, Ordering::Relaxed);
         let (number, began) = (self.budget.pass_begins(), clock::monotonic());
         let report = self.rounds(aim, idle).await;
         let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
@@ -308,7 +318,7 @@ impl Engine {
     /// Lets the choice go, group by group.
     async fn let_go(self: &Arc<Self>, found: Found) -> Round {
         let mut round = Round::default();
-        let mut group = Group::default();
+        let (mut group, mut began) = (Group::default(), clock::monotonic());
         let mut victims = found.victims.into_iter().peekable();
         while let Some(victim) = victims.next() {
             // What went with another one is no victim any more.
@@ -316,12 +326,16 @@ impl Engine {
                 round.spared += usize::from(!self.add_unit(&victim, &mut group).await);
             }
             let is_last = victims.peek().is_none();
-            if group.going.len() >= GROUP_BLOBS_MAX || (is_last && !group.units.is_empty()) {
+            // Questions to the upstream take their time, and somebody may be waiting.
+            let is_late = clock::monotonic().saturating_duration_since(began) >= GATHER;
+            let is_due = group.going.len() >= GROUP_BLOBS_MAX || is_late || is_last;
+            if is_due && !group.units.is_empty() {
                 round.report.add(self.remove(std::mem::take(&mut group).units).await);
                 self.budget.pass_goes_on();
                 if !is_last {
                     tokio::time::sleep(PAUSE).await;
                 }
+                began = clock::monotonic();
             }
         }
         round
