@@ -201,8 +201,8 @@ impl Engine {
         let _turn = self.evictor.turn.lock().await;
         self.evictor.questions.store(0, Ordering::Relaxed);
         let (number, began) = (self.budget.pass_begins(), clock::monotonic());
-        let report = self.rounds(aim, idle).await;
-        let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        let (report, is_over) = self.rounds(aim, idle).await;
+        let is_short = is_over && self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
         if is_short {
             self.tell_of_want();
         }
@@ -214,18 +214,19 @@ impl Engine {
         report
     }
 
-    async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> EvictReport {
+    /// What went, and whether nothing more may go.
+    async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> (EvictReport, bool) {
         let mut report = EvictReport::default();
         if !self.knows_holders().await {
-            return report;
+            return (report, true);
         }
         for _ in 0..ROUNDS_MAX {
-            let Some(need) = self.need(aim).await else { break };
+            let Some(need) = self.need(aim).await else { return (report, true) };
             let counted = self.budget.is_counted();
             if need.is_nothing() && !idle && counted {
                 break;
             }
-            let Some(found) = self.scan(need, idle).await else { break };
+            let Some(found) = self.scan(need, idle).await else { return (report, true) };
             if !counted {
                 continue;
             }
@@ -235,10 +236,10 @@ impl Engine {
                 *bytes = bytes.saturating_sub(round.report.bytes);
             }
             if round.report.blobs == 0 && round.spared == 0 {
-                break;
+                return (report, true);
             }
         }
-        report
+        (report, false)
     }
 
     /// Whether every link is known that must not be left behind.
