@@ -53,12 +53,13 @@ pub struct Budget {
     passes: watch::Sender<Passes>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Ledger {
     small: u64,
     large: u64,
     reserved: u64,
-    waiting: u64,
+    /// What each of those wants that wait for room: as many as there are fills and publications.
+    waiting: Vec<u64>,
     measured: OwnBytes,
     /// As they were when the disk was last looked at.
     limits: Option<Limits>,
@@ -171,7 +172,7 @@ impl Budget {
         ledger.measured = measured;
         let limits = Limits::new(&self.rules, space);
         ledger.limits = Some(limits);
-        room::need(&self.usage_of(&ledger), &limits, space, ledger.waiting, aim)
+        room::need(&self.usage_of(&ledger), &limits, space, limits.ahead(&ledger.waiting), aim)
     }
 
     /// Waits until somebody wants room.
@@ -246,7 +247,7 @@ struct Waiting<'b>(&'b Budget, u64);
 impl<'b> Waiting<'b> {
     fn new(budget: &'b Budget, bytes: u64) -> Self {
         let mut ledger = lock(&budget.ledger);
-        ledger.waiting = ledger.waiting.saturating_add(bytes);
+        ledger.waiting.push(bytes);
         Self(budget, bytes)
     }
 }
@@ -254,7 +255,9 @@ impl<'b> Waiting<'b> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut ledger = lock(&self.0.ledger);
-        ledger.waiting = ledger.waiting.saturating_sub(self.1);
+        if let Some(at) = ledger.waiting.iter().position(|bytes| *bytes == self.1) {
+            ledger.waiting.swap_remove(at);
+        }
     }
 }
 
@@ -311,7 +314,7 @@ impl Engine {
             if let Some(reservation) = self.try_reserve(bytes).await? {
                 return Ok(reservation);
             }
-            if seen.ended >= first {
+            if seen.ended >= first && self.budget.is_full() {
                 return Err(OverBudget);
             }
         }

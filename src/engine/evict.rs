@@ -18,6 +18,7 @@ mod unit;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
@@ -38,6 +39,9 @@ use unit::Unit;
 
 /// Most blobs that go without a pause between them, as in nginx's cache manager.
 const GROUP_BLOBS_MAX: usize = 100;
+
+/// How long a group is gathered.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// The pause.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -63,10 +67,13 @@ const IDLE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// How long the task rests after a panic.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a blob that may not go is left out of the choice.
+/// How often it is said that there is no room.
+const TOLD_FOR: Duration = Duration::from_secs(600);
+
+/// How long a blob that was just in use is left out of the choice.
 const SPARED_FOR: Duration = Duration::from_secs(600);
 
-/// Most of them (about 8 MB); when it is full, what was found in the volume is not considered.
+/// Most of them (about 8 MB); one more is chosen again, in vain.
 const SPARED_MAX: usize = 65_536;
 
 /// What the making of room knows.
@@ -76,14 +83,20 @@ pub struct Evictor {
     turn: Mutex<()>,
     /// Set once every link to a manifest is known.
     holders: OnceCell<()>,
-    /// What may not go for now.
+    /// What was just in use.
     spared: Recent<Digest>,
+    /// What was found in the volume, and the upstream does not have.
+    refused: Recent<Digest>,
+    /// Questions to the upstream about what was found in the volume, in this pass.
+    questions: AtomicU64,
     /// When the links of the volume could not be read.
     unread: Recent<()>,
     /// When the upstream did not answer for what was found in the volume.
     silent: Recent<()>,
-    /// Whether it was said that the pins leave no room.
-    said: std::sync::atomic::AtomicBool,
+    /// That it was said that there is no room.
+    told: Recent<()>,
+    /// Bytes of what is pinned, as the last scan had them.
+    pinned: AtomicU64,
 }
 
 impl Default for Evictor {
@@ -92,9 +105,12 @@ impl Default for Evictor {
             turn: Mutex::default(),
             holders: OnceCell::default(),
             spared: Recent::new(SPARED_FOR, SPARED_MAX),
+            refused: Recent::new(confirm::REFUSED_FOR, confirm::REFUSED_MAX),
+            questions: AtomicU64::new(0),
             unread: Recent::new(WATCH_INTERVAL, 1),
             silent: Recent::new(confirm::SILENT_FOR, 1),
-            said: std::sync::atomic::AtomicBool::new(false),
+            told: Recent::new(TOLD_FOR, 1),
+            pinned: AtomicU64::new(0),
         }
     }
 }
@@ -186,10 +202,14 @@ impl Engine {
     /// One pass.
     async fn make_room(self: &Arc<Self>, aim: Aim, idle: bool) -> EvictReport {
         let _turn = self.evictor.turn.lock().await;
+        self.evictor.questions.store(0, Ordering::Relaxed);
         let (number, began) = (self.budget.pass_begins(), clock::monotonic());
         self.drop_unfinished(aim).await;
-        let report = self.rounds(aim, idle).await;
-        let is_short = self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        let (report, is_over) = self.rounds(aim, idle).await;
+        let is_short = is_over && self.need(Aim::Watch).await.is_some_and(|need| !need.is_nothing());
+        if is_short {
+            self.tell_of_want();
+        }
         let took = clock::monotonic().saturating_duration_since(began);
         self.budget.pass_ends(number, is_short.then(|| (took * REST_TIMES).clamp(PAUSE, REST_MAX)));
         if report.blobs > 0 {
@@ -208,32 +228,32 @@ impl Engine {
         }
     }
 
-    async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> EvictReport {
+    /// What went, and whether nothing more may go.
+    async fn rounds(self: &Arc<Self>, mut aim: Aim, idle: bool) -> (EvictReport, bool) {
         let mut report = EvictReport::default();
         if !self.knows_holders().await {
-            return report;
+            return (report, true);
         }
         for _ in 0..ROUNDS_MAX {
-            let Some(need) = self.need(aim).await else { break };
+            let Some(need) = self.need(aim).await else { return (report, true) };
             let counted = self.budget.is_counted();
             if need.is_nothing() && !idle && counted {
                 break;
             }
-            let Some(found) = self.scan(need, idle).await else { break };
+            let Some(found) = self.scan(need, idle).await else { return (report, true) };
             if !counted {
                 continue;
             }
-            self.tell_of_pins(&found, need);
             let round = self.let_go(found).await;
             report.add(round.report);
             if let Aim::Free(bytes) = &mut aim {
                 *bytes = bytes.saturating_sub(round.report.bytes);
             }
             if round.report.blobs == 0 && round.spared == 0 {
-                break;
+                return (report, true);
             }
         }
-        report
+        (report, false)
     }
 
     /// Whether every link is known that must not be left behind.
@@ -264,6 +284,7 @@ impl Engine {
         let found =
             found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;
         self.budget.counted(found.small, found.large, &before);
+        self.evictor.pinned.store(found.pinned, Ordering::Relaxed);
         Some(found)
     }
 
@@ -287,24 +308,32 @@ impl Engine {
             && matches!(self.upstream.check_account().await, Ok(state) if state != AccountState::Refused)
     }
 
-    fn tell_of_pins(&self, found: &Found, need: Need) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let short = found.victims.is_empty() && !need.is_nothing();
-        let pins_fill = short && found.pinned > found.small.saturating_add(found.large) / 2;
-        if pins_fill && !self.evictor.said.swap(true, Relaxed) {
+    /// Says now and then that nothing more is kept, and why.
+    fn tell_of_want(&self) {
+        let now = clock::monotonic();
+        if self.evictor.told.holds(&(), now) {
+            return;
+        }
+        self.evictor.told.add((), (), now);
+        let (usage, pinned) = (self.budget.usage(), self.evictor.pinned.load(Ordering::Relaxed));
+        if pinned > usage.total() / 2 {
             tracing::warn!(
-                pinned_bytes = found.pinned,
+                pinned_bytes = pinned,
                 "the pins leave no room: nothing more is kept, everything is served"
             );
-        } else if !short {
-            self.evictor.said.store(false, Relaxed);
+        } else {
+            let bytes = usage.total();
+            tracing::warn!(
+                bytes,
+                "no room can be made for now: what is held may not go yet, or others fill the disk; all is served"
+            );
         }
     }
 
     /// Lets the choice go, group by group.
     async fn let_go(self: &Arc<Self>, found: Found) -> Round {
         let mut round = Round::default();
-        let mut group = Group::default();
+        let (mut group, mut began) = (Group::default(), clock::monotonic());
         let mut victims = found.victims.into_iter().peekable();
         while let Some(victim) = victims.next() {
             // What went with another one is no victim any more.
@@ -312,12 +341,16 @@ impl Engine {
                 round.spared += usize::from(!self.add_unit(&victim, &mut group).await);
             }
             let is_last = victims.peek().is_none();
-            if group.going.len() >= GROUP_BLOBS_MAX || (is_last && !group.units.is_empty()) {
+            // Questions to the upstream take their time, and somebody may be waiting.
+            let is_late = clock::monotonic().saturating_duration_since(began) >= GATHER;
+            let is_due = group.going.len() >= GROUP_BLOBS_MAX || is_late || is_last;
+            if is_due && !group.units.is_empty() {
                 round.report.add(self.remove(std::mem::take(&mut group).units).await);
                 self.budget.pass_goes_on();
                 if !is_last {
                     tokio::time::sleep(PAUSE).await;
                 }
+                began = clock::monotonic();
             }
         }
         round

@@ -1,10 +1,9 @@
 //! The byte budget: what goes, what stays, and what a client notices of it, which is nothing.
 
-use std::collections::{BTreeMap, HashSet};
-use std::os::unix::fs::MetadataExt;
+mod adopted;
+mod load;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use crate::support::image::{self, Image, OCI};
 use crate::support::mirror::{Mirror, Setup, files};
 use crate::support::pull::{self, MODERN, ask, get};
 use crate::support::{PATIENCE, is_long};
-use crate::volumes::{self, Registry};
+use crate::volumes::Registry;
 
 const MIB: u64 = 1 << 20;
 
@@ -89,126 +88,10 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// What blobs and tidegate's own files take on the disk, by inode. Files that go away meanwhile do not count.
-fn sizes(root: &Path) -> BTreeMap<u64, u64> {
-    let mut open = vec![root.join("docker/registry/v2/blobs"), root.join("tidegate")];
-    let mut sizes = BTreeMap::new();
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_dir() => open.push(entry.path()),
-                Ok(metadata) => drop(sizes.insert(metadata.ino(), metadata.blocks() * 512)),
-                Err(_) => {}
-            }
-        }
-    }
-    sizes
-}
-
-/// All of it at one moment: a walk during which something came or went has seen what was never there together.
-fn usage(root: &Path) -> Option<u64> {
-    let first = sizes(root);
-    (first == sizes(root)).then(|| first.values().sum())
-}
-
-/// Looks at the usage all the time.
-struct Watch {
-    most: Arc<AtomicU64>,
-    ends: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Watch {
-    fn over(root: PathBuf) -> Self {
-        let (most, ends) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let (largest, end) = (Arc::clone(&most), Arc::clone(&ends));
-        let thread = std::thread::spawn(move || {
-            while !end.load(Ordering::SeqCst) {
-                largest.fetch_max(usage(&root).unwrap_or(0), Ordering::SeqCst);
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-        });
-        Self { most, ends, thread: Some(thread) }
-    }
-
-    fn most(mut self) -> u64 {
-        self.ends.store(true, Ordering::SeqCst);
-        self.thread.take().unwrap().join().unwrap();
-        self.most.load(Ordering::SeqCst)
-    }
-}
-
-/// Numbers that look random and are the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % end
-    }
-}
-
-/// Images of which some share a base.
-struct Load {
-    hot: Placed,
-    pinned: Vec<Placed>,
-    others: Vec<Placed>,
-    image_bytes: u64,
-}
-
-/// Images with one layer of their own, and a base that eight of them share.
-fn load(hub: &Hub, images: u64, image_bytes: u64) -> Load {
-    let base = |number: u64| layer(1_000_000 + number / 8, image_bytes);
-    let make = |number: u64, name: &str| {
-        place(hub, name, &[base(number), layer(number, image_bytes), layer(2_000_000 + number, 3_000)])
-    };
-    Load {
-        hot: make(900, "library/hot"),
-        pinned: (901..903).map(|number| make(number, &format!("pinned/image-{number}"))).collect(),
-        others: (0..images).map(|number| make(number, &format!("library/image-{number}"))).collect(),
-        image_bytes,
-    }
-}
-
 /// Pins things while no mirror runs.
 fn pin(setup: &Setup, pins: &[&str]) {
     let index = Index::open(&setup.root().join("tidegate/index"));
     index.apply(pins.iter().fold(Batch::new(), |batch, pin| batch.put_pin(pin)));
-}
-
-/// Pulls images at random until so many bytes went out, and a hot one ever again beside them.
-async fn pull_at_random(mirror: &Mirror, load: &Load, bytes: u64, hub: &Hub) -> HashSet<String> {
-    let mut dice = Dice(42);
-    eprintln!("seed 42");
-    let mut passed = HashSet::new();
-    for _ in 0..bytes / (load.image_bytes * 4) {
-        let picked = &load.others[dice.below(load.others.len())];
-        let (first, second) = tokio::join!(pull(mirror, picked), pull(mirror, &load.hot));
-        passed.extend(first.into_iter().chain(second));
-    }
-    for blob in &load.hot.image.layers {
-        let fetched = hub.count(|seen| seen.is_blob_transfer() && seen.path.contains(blob.as_str()));
-        assert_eq!(fetched, 1, "the hot image lost {blob}");
-    }
-    passed
-}
-
-/// With the upstream gone: what has its manifest has all its layers, and what is pinned is there.
-async fn nothing_is_broken(mirror: &Mirror, load: &Load, passed: &HashSet<String>) {
-    for placed in &load.pinned {
-        pull(mirror, placed).await;
-    }
-    let mut whole = 0;
-    for placed in load.others.iter().chain([&load.hot]) {
-        if !is_held(mirror, &placed.image.digest) {
-            continue;
-        }
-        whole += 1;
-        for blob in placed.image.layers.iter().chain([&placed.image.config]) {
-            assert!(passed.contains(blob) || is_held(mirror, blob), "{} lost {blob}", placed.repository);
-        }
-    }
-    assert!(whole > 0, "nothing is left");
 }
 
 async fn metric(mirror: &Mirror, name: &str) -> u64 {
@@ -218,66 +101,6 @@ async fn metric(mirror: &Mirror, name: &str) -> u64 {
     let text = String::from_utf8(get(&format!("http://{address}/metrics")).await.body.to_vec()).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
-}
-
-async fn under_a_budget(budget: u64, images: u64, image_bytes: u64, pulled: u64) {
-    let hub = Hub::start().await;
-    let load = load(&hub, images, image_bytes);
-    let first = setup(&hub, &budget.to_string(), "0s").start();
-    for placed in &load.pinned {
-        assert!(pull(&first, placed).await.is_empty());
-    }
-    let (setup, _) = first.stop();
-    pin(&setup, &["pinned/image-901:1", "pinned/*"]);
-    let mirror = setup.start();
-    let watch = Watch::over(mirror.setup.root());
-    let passed = pull_at_random(&mirror, &load, pulled, &hub).await;
-    let most = watch.most();
-    assert!(most <= budget, "{most} bytes on the disk, {} over the budget", most - budget);
-    eprintln!("{most} of {budget} bytes used, {} blobs passed through", passed.len());
-    assert!(most > budget / 2, "only {most} bytes were ever used");
-    assert!(metric(&mirror, "tidegate_evicted_blobs_total").await > 0);
-    hub.stop();
-    nothing_is_broken(&mirror, &load, &passed).await;
-    let (setup, _) = mirror.stop();
-    assert_eq!(links_to_nowhere(&setup), Vec::<String>::new());
-    assert!(registry_reads(&setup, &hub));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_usage_is_never_over_the_budget_and_nobody_notices() {
-    if is_long() {
-        under_a_budget(200 * MIB, 120, 4 * MIB, 2048 * MIB).await;
-    } else {
-        under_a_budget(40 * MIB, 60, MIB + 100_000, 160 * MIB).await;
-    }
-}
-
-/// The same with what the file system gives: nothing is configured but what is named.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_small_disk_is_never_filled_and_nobody_notices() {
-    let hub = Hub::start().await;
-    let (size, images, image_bytes, pulled) =
-        if is_long() { (100, 120, 4 * MIB, 1024 * MIB) } else { (32, 60, MIB + 100_000, 120 * MIB) };
-    let load = load(&hub, images, image_bytes);
-    let setup = setup(&hub, "80%", "0s").with("TIDEGATE_CACHE_MINFREE", "5%");
-    let mounted = Mounted::over(&setup.root(), &format!("{size}m"));
-    let first = setup.start();
-    for placed in &load.pinned {
-        assert!(pull(&first, placed).await.is_empty());
-    }
-    let (setup, _) = first.stop();
-    pin(&setup, &["pinned/*"]);
-    let mirror = setup.start();
-    let watch = Watch::over(mirror.setup.root());
-    let passed = pull_at_random(&mirror, &load, pulled, &hub).await;
-    let (most, limit) = (watch.most(), size * MIB / 100 * 80);
-    assert!(most <= limit, "{most} bytes on the disk, {} over the budget", most - limit);
-    assert!(metric(&mirror, "tidegate_evicted_blobs_total").await > 0);
-    hub.stop();
-    nothing_is_broken(&mirror, &load, &passed).await;
-    drop(mirror);
-    drop(mounted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,83 +191,6 @@ fn links_to_nowhere(setup: &Setup) -> Vec<String> {
     let manifests = links.into_iter().filter(|link| link.to_string_lossy().contains("/_manifests/"));
     let target = |link: PathBuf| std::fs::read_to_string(link).unwrap();
     manifests.map(target).filter(|digest| !data(&setup.root(), digest).exists()).collect()
-}
-
-/// A volume that another program filled, known to the index, and what of it the archive holds.
-async fn adopted(hub: &Hub) -> (Setup, Vec<String>) {
-    let setup = setup(hub, "80%", "0s");
-    volumes::unpack(&setup, "registry-2.8.2-volume");
-    let mirror = setup.start();
-    hub.stop();
-    volumes::pull_all(&mirror).await;
-    hub.restart().await;
-    let contents = volumes::contents();
-    let held = contents["blobs"].as_object().unwrap().keys().map(|hex| format!("sha256:{hex}"));
-    (mirror.stop().0, held.collect())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_volume_held_stays_unless_the_upstream_has_it() {
-    let hub = Hub::start().await;
-    let (setup, held) = adopted(&hub).await;
-    hub.forget();
-    let mirror = setup.with("TIDEGATE_CACHE_MAXSIZE", "4KiB").start();
-    // The upstream is asked for it, and knows nothing of it.
-    hub.arrived(8, |seen| {
-        seen.method == "HEAD" && held.iter().any(|digest| seen.path.contains(digest.as_str()))
-    })
-    .await;
-    assert!(held.iter().all(|digest| is_held(&mirror, digest)));
-    // Nor does anything go when it says nothing.
-    let (setup, _) = mirror.stop();
-    hub.stop();
-    let mirror = setup.start();
-    mirror.logged("what was found in the volume stays");
-    assert!(held.iter().all(|digest| is_held(&mirror, digest)));
-    volumes::pull_all(&mirror).await;
-    let (setup, _) = mirror.stop();
-    assert!(held.iter().all(|digest| data(&setup.root(), digest).exists()));
-}
-
-/// Gives the Hub all that a manifest of the volume leads to.
-fn publish(hub: &Hub, root: &Path, repository: &str, digest: &str, tag: Option<&str>) {
-    let Ok(bytes) = std::fs::read(data(root, digest)) else { return };
-    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-    for child in document["manifests"].as_array().unwrap_or(&vec![]) {
-        publish(hub, root, repository, child["digest"].as_str().unwrap(), None);
-    }
-    for blob in document["layers"].as_array().unwrap_or(&vec![]).iter().chain(document.get("config")) {
-        if let Ok(bytes) = std::fs::read(data(root, blob["digest"].as_str().unwrap())) {
-            hub.blob(repository, bytes);
-        }
-    }
-    let media_type = document["mediaType"].as_str().unwrap_or(OCI.manifest).to_owned();
-    hub.manifest(repository, tag, &media_type, bytes);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_volume_held_goes_once_the_upstream_confirmed_it() {
-    let hub = Hub::start().await;
-    let (setup, held) = adopted(&hub).await;
-    let contents = volumes::contents();
-    for (repository, digest) in contents["tags"].as_object().unwrap() {
-        publish(&hub, &setup.root(), repository, digest.as_str().unwrap(), Some("latest"));
-    }
-    let mirror = setup.with("TIDEGATE_CACHE_MAXSIZE", "4KiB").start();
-    until("all of it is gone", || held.iter().all(|digest| !is_held(&mirror, digest))).await;
-    let (setup, _) = mirror.stop();
-    assert_eq!(links_to_nowhere(&setup), Vec::<String>::new());
-    assert!(registry_reads(&setup, &hub));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_volume_held_goes_unasked_if_that_is_allowed() {
-    let hub = Hub::start().await;
-    let (setup, held) = adopted(&hub).await;
-    hub.stop();
-    let setup = setup.with("TIDEGATE_CACHE_MAXSIZE", "4KiB").with("TIDEGATE_CACHE_EVICTADOPTED", "true");
-    let mirror = setup.start();
-    until("all of it is gone", || held.iter().all(|digest| !is_held(&mirror, digest))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -587,4 +333,27 @@ async fn kill_9_while_things_go_breaks_nothing() {
         }
     }
     assert!(deaths >= 10, "it was killed only {deaths} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_that_fill_the_budget_stop_the_keeping_and_not_the_serving() {
+    let hub = Hub::start().await;
+    let images: Vec<_> =
+        (0..5).map(|n| place(&hub, &format!("library/image-{n}"), &[layer(n, 2 * MIB)])).collect();
+    let first = setup(&hub, "7MiB", "0s").start();
+    assert_eq!(get(&first.url("/v2/")).await.status, 200);
+    let (setup, _) = first.stop();
+    pin(&setup, &["library/image-0:1", &images[1].image.digest, "library/image-2"]);
+    let mirror = setup.start();
+    let mut passed = Vec::new();
+    for placed in &images {
+        passed.extend(pull(&mirror, placed).await);
+    }
+    assert!(images[3..].iter().all(|placed| passed.contains(&placed.image.layers[0])), "{passed:?}");
+    mirror.logged("the pins leave no room");
+    hub.forget();
+    for placed in &images[..2] {
+        pull(&mirror, placed).await;
+    }
+    assert_eq!(hub.count(Seen::is_blob_transfer), 0);
 }

@@ -16,6 +16,9 @@ const HIGH_PERCENT: u64 = 95;
 /// Down to this part of it.
 const LOW_PERCENT: u64 = 90;
 
+/// This part of the budget is the most that is made free at once for a burst of fills.
+const AHEAD_PART: u64 = 10;
+
 /// What is left for the index, which grows with each blob and is measured only now and then: at most so many bytes, and
 /// at most this part of the budget.
 const HEADROOM_BYTES_MAX: u64 = 1024 * 1024;
@@ -46,6 +49,15 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// For how much room is made at once, of what is waited for: for the largest at least. A burst of fills that together
+    /// want more than this is served in turns, and does not empty the cache.
+    pub fn ahead(&self, waiting: &[u64]) -> u64 {
+        let (all, largest) = waiting
+            .iter()
+            .fold((0_u64, 0_u64), |(all, largest), bytes| (all.saturating_add(*bytes), largest.max(*bytes)));
+        all.min(largest.max(self.bytes_max / AHEAD_PART))
+    }
+
     fn headroom(&self) -> u64 {
         HEADROOM_BYTES_MAX.min(self.bytes_max / HEADROOM_PART)
     }
@@ -243,6 +255,14 @@ mod tests {
         let uncounted = Space { total_inodes: 0, free_inodes: 0, ..ROOMY };
         assert!(need(&usage(0, 500), &LIMITS, &uncounted, 0, Aim::Watch).is_nothing());
         assert!(fits(&usage(0, 0), &LIMITS, &uncounted, 1));
+    }
+
+    #[test]
+    fn a_burst_of_fills_does_not_empty_the_cache() {
+        assert_eq!(LIMITS.ahead(&[]), 0);
+        assert_eq!(LIMITS.ahead(&[40, 30]), 70);
+        assert_eq!(LIMITS.ahead(&[90; 20]), 100);
+        assert_eq!(LIMITS.ahead(&[90, 700, 90]), 700);
     }
 
     #[test]

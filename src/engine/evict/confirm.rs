@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Group;
 use super::plan::Candidate;
 use super::survey::Spared;
-use super::unit::Unit;
 use crate::engine::{Engine, blocking};
 use crate::index::scan::Cursor;
 use crate::index::{BlobKind, BlobRow};
@@ -18,6 +18,15 @@ use crate::upstream::{Class, FetchError};
 
 /// How long an upstream that did not answer is not asked for what was found in the volume.
 pub const SILENT_FOR: Duration = Duration::from_secs(60);
+
+/// How long a blob that the upstream does not have is not asked for again: what it deleted rarely comes back.
+pub const REFUSED_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Most of them (about 8 MB); when it is full, what was found in the volume is not considered.
+pub const REFUSED_MAX: usize = 65_536;
+
+/// Most questions of one pass; then the upstream is left alone for [`SILENT_FOR`].
+const QUESTIONS_MAX: u64 = 500;
 
 /// Most repositories under which the upstream is asked for one blob.
 const ASKED_MAX: usize = 8;
@@ -35,7 +44,7 @@ impl<'e> Unconfirmed<'e> {
     /// As it is now.
     pub fn new(engine: &'e Engine) -> Self {
         let (now, evictor) = (clock::monotonic(), &engine.evictor);
-        let asks_nobody = evictor.silent.holds(&(), now) || evictor.spared.is_full(now);
+        let asks_nobody = evictor.silent.holds(&(), now) || evictor.refused.is_full(now);
         let all_adopted = asks_nobody && !engine.budget.rules().evict_adopted;
         Self { engine, all_adopted, now }
     }
@@ -43,7 +52,9 @@ impl<'e> Unconfirmed<'e> {
 
 impl Spared for Unconfirmed<'_> {
     fn spares(&self, digest: &Digest, row: &BlobRow) -> bool {
-        (self.all_adopted && row.adopted) || self.engine.evictor.spared.holds(digest, self.now)
+        let evictor = &self.engine.evictor;
+        let refused = |digest| row.adopted && evictor.refused.holds(digest, self.now);
+        (self.all_adopted && row.adopted) || evictor.spared.holds(digest, self.now) || refused(digest)
     }
 }
 
@@ -54,44 +65,57 @@ impl Engine {
         let found = blocking(move || (engine.unit(&victim, &going), going)).await;
         let Ok((unit, going)) = found else { return false };
         group.going = going;
-        let mut may_go = unit.is_some();
+        let now = clock::monotonic();
+        let Some(unit) = unit else {
+            self.evictor.spared.add(victim.digest, (), now);
+            return false;
+        };
         if !self.budget.rules().evict_adopted {
-            for (digest, row) in unit.iter().flat_map(Unit::adopted) {
-                may_go = may_go && self.upstream_has(digest, row).await;
+            for (digest, row) in unit.adopted() {
+                match self.upstream_has(digest, row).await {
+                    Some(true) => {}
+                    Some(false) => {
+                        // Neither what it lacks goes, nor what would take that along.
+                        self.evictor.refused.add(*digest, (), now);
+                        self.evictor.spared.add(victim.digest, (), now);
+                        return false;
+                    }
+                    None => return false,
+                }
             }
         }
-        let now = clock::monotonic();
-        // An upstream that says nothing leaves everything out; that says nothing of this one.
-        if !may_go && !self.evictor.silent.holds(&(), now) {
-            self.evictor.spared.add(victim.digest, (), now);
-        }
-        if let Some(unit) = unit.filter(|_| may_go) {
-            group.going.extend(unit.digests());
-            group.units.push(unit);
-        }
-        may_go
+        group.going.extend(unit.digests());
+        group.units.push(unit);
+        true
     }
 
-    /// Whether the upstream says that it has a blob, under a repository that had it here.
-    async fn upstream_has(self: &Arc<Self>, digest: &Digest, row: &BlobRow) -> bool {
-        if self.evictor.silent.holds(&(), clock::monotonic()) {
-            return false;
+    /// Whether the upstream has a blob under a repository that had it here; `None` if it does not say, or is left alone.
+    async fn upstream_has(self: &Arc<Self>, digest: &Digest, row: &BlobRow) -> Option<bool> {
+        if self.evictor.refused.holds(digest, clock::monotonic()) {
+            return Some(false);
         }
         let (engine, asked) = (Arc::clone(self), *digest);
         let names = blocking(move || engine.repositories_of(&asked)).await.unwrap_or_default();
         for name in names {
+            if self.evictor.silent.holds(&(), clock::monotonic()) {
+                return None;
+            }
+            if self.evictor.questions.fetch_add(1, Ordering::Relaxed) >= QUESTIONS_MAX {
+                self.evictor.silent.add((), (), clock::monotonic());
+                return None;
+            }
             match self.ask_for(&name, digest, row).await {
-                Ok(true) => return true,
+                Ok(true) => return Some(true),
                 Ok(false) => {}
                 Err(error) if error.class() == Class::Absent => {}
                 Err(error) => {
                     tracing::warn!(%error, "what was found in the volume stays: the upstream does not say whether it has it");
                     self.evictor.silent.add((), (), clock::monotonic());
-                    return false;
+                    return None;
                 }
             }
         }
-        false
+        Some(false)
     }
 
     async fn ask_for(

@@ -22,7 +22,7 @@ const RESUME_WAITS: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 /// Bytes gathered before they go to the disk together. Whatever has arrived goes at once; this bounds a fast upstream.
-const BATCH_BYTES: usize = 1024 * 1024;
+pub(super) const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Why a transfer ended before its end.
 #[derive(Debug)]

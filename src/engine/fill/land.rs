@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::carry::BATCH_BYTES;
 use super::{Failure, Fill, Kept, blocking, disk};
 use crate::engine::Engine;
 use crate::engine::budget::is_over_budget;
@@ -73,6 +74,7 @@ impl Fill {
             Err(error) => {
                 self.engine.unstorable.add(digest, (), clock::monotonic());
                 tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
+                self.relieve(&Arc::new(error));
             }
         }
         self.engine.index.apply(batch);
@@ -86,10 +88,18 @@ impl Fill {
         }
     }
 
+    /// Room for the next try, if the disk is full.
+    fn relieve(&self, error: &Arc<std::io::Error>) {
+        let (engine, error) = (Arc::clone(&self.engine), Arc::clone(error));
+        let bytes = self.flight.total().unwrap_or(BATCH_BYTES as u64);
+        tokio::spawn(async move { engine.relieve(&error, bytes).await });
+    }
+
     pub(super) fn crash(&self, failure: Failure) {
         if let Failure::Disk(error) = &failure {
             let digest = self.flight.digest;
             self.engine.unstorable.add(digest, (), clock::monotonic());
+            self.relieve(error);
             match is_over_budget(error) {
                 true => tracing::info!(%digest, %error, "a blob is passed through uncached"),
                 false => {
