@@ -50,6 +50,15 @@ async fn measure(root: &Path, blobs: u64, round: &str) {
     let compared = engine.verify_index().await;
     tell("comparison", blobs, began.elapsed());
     assert_eq!((compared.rows as u64, compared.without_row), (blobs, 0));
+    drop(engine);
+    let index = root.join("tidegate/index");
+    let began = Instant::now();
+    drop(Index::open(&index));
+    println!("opened after a stop: {:.2?}", began.elapsed());
+    std::fs::remove_file(index.join("v1/in-order")).unwrap();
+    let began = Instant::now();
+    drop(Index::open(&index));
+    println!("opened after a crash, page by page: {:.2?}", began.elapsed());
 }
 
 fn tell(what: &str, blobs: u64, took: Duration) {

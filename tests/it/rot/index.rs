@@ -76,12 +76,15 @@ async fn a_lost_or_garbled_index_costs_no_error_and_no_transfer() {
     published(&mirror.setup, &image);
     let (mut setup, _) = mirror.stop();
     hub.forget();
+    let note = setup.root().join("tidegate/index/v1/in-order");
+    assert!(note.exists(), "it is not known that the index is in order");
     for (what, damage) in DAMAGES {
         damage(&setup.root().join("tidegate/index"));
         // With the upstream, and with none: what is held needs nobody.
         let began = Instant::now();
         let mirror = setup.start();
         assert!(began.elapsed() < Duration::from_secs(5), "{what}: {:?}", began.elapsed());
+        assert!(!note.exists(), "{what}: the note counts once");
         pull(&mirror, &image, what).await;
         assert_eq!(hub.count(|seen| seen.is_blob_transfer() || seen.is_counted()), 0, "{what}");
         (setup, _) = mirror.stop();
