@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use heed::types::Bytes;
-use heed::{Database, Env, WithTls};
+use heed::{Database, Env, WithoutTls};
 
 pub use crate::sys::files::Identity;
 pub use heat::Heat;
@@ -39,7 +39,7 @@ use writer::Writer;
 /// The environment and its only database: tables are told apart by the first byte of their keys.
 #[derive(Debug, Clone)]
 struct Map {
-    environment: Env<WithTls>,
+    environment: Env<WithoutTls>,
     rows: Database<'static, Bytes, Bytes>,
 }
 

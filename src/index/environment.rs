@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, WithTls};
+use heed::{CommitOrAbort, Database, Env, WithoutTls};
 
 use super::inspect::{self, Flaw, Meta};
 use super::{Map, rows, schema};
@@ -95,7 +95,7 @@ fn try_open(path: &Path) -> Result<Map, Damage> {
     Ok(map)
 }
 
-fn open_rows(environment: &Env<WithTls>) -> Result<Database<'static, Bytes, Bytes>, heed::Error> {
+fn open_rows(environment: &Env<WithoutTls>) -> Result<Database<'static, Bytes, Bytes>, heed::Error> {
     let transaction = environment.write_txn()?;
     let created = environment.create_databases_and_commit(transaction, |opener, transaction| {
         opener.create_database::<Bytes, Bytes>(transaction, None).map(CommitOrAbort::<_, ()>::Commit)

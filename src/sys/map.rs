@@ -5,18 +5,19 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 
-use heed::{Env, EnvOpenOptions, WithTls};
+use heed::{Env, EnvOpenOptions, WithoutTls};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// The largest size of the index: address space alone, the file grows with its use. 10 million blobs take about 4 GiB.
 pub const MAP_BYTES: usize = 16 * 1024 * 1024 * 1024;
 
-/// Threads that may read at once: tokio's workers and its blocking pool (512) with room to spare.
+/// Reads at once: one for each of tokio's workers and its blocking pool (512) with room to spare.
 const READERS_MAX: u32 = 1_024;
 
 /// Opens an LMDB environment, read-only in its map, durable in its commits.
-pub fn open_lmdb(folder: &Path) -> Result<Env<WithTls>, heed::Error> {
-    let mut options = EnvOpenOptions::new().read_txn_with_tls();
+pub fn open_lmdb(folder: &Path) -> Result<Env<WithoutTls>, heed::Error> {
+    // With thread-local slots, a thread that ends after the map was closed writes into the unmapped table of readers.
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(MAP_BYTES).max_readers(READERS_MAX);
     // JUSTIFICATION: the index has to be memory-mapped (a lookup costs about 1 µs in the request path and no copy of the
     // database in memory), and there is no way to map a file that the compiler could prove safe.
