@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use url::Url;
 
@@ -70,6 +71,8 @@ pub struct Config {
     pub cache: Cache,
     /// `tidegate.admin.*`.
     pub admin: Admin,
+    /// `tidegate.edge.*`.
+    pub edge: Edge,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -107,9 +110,26 @@ impl Config {
             tags: sections::tags(reader),
             fill: sections::fill(reader),
             cache: sections::cache(reader),
+            edge: sections::edge(reader),
             warnings: Vec::new(),
         }
     }
+}
+
+/// `tidegate.edge.*`: who comes in, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// What answers in the place of the mirror.
+    pub forward: Option<Backend>,
+}
+
+/// Something that speaks plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// At a host and a port.
+    Tcp(Authority),
+    /// On a Unix socket.
+    Unix(PathBuf),
 }
 
 /// `tidegate.admin.*`: where the commands of an operator go.

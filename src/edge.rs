@@ -13,6 +13,7 @@ mod connection;
 mod console;
 pub mod drain;
 mod failure;
+mod forward;
 pub mod limits;
 pub mod listener;
 mod lists;
@@ -28,9 +29,11 @@ use tokio::sync::Semaphore;
 pub use admin::Admin;
 pub use console::Console;
 use drain::Drain;
+pub use forward::{Forward, ForwardParts};
 use listener::Listener;
 pub use site::{Site, SiteParts};
 use tls::Acceptor;
+pub use visit::Records;
 
 use crate::observe::metrics::Metrics;
 
@@ -39,6 +42,8 @@ use crate::observe::metrics::Metrics;
 pub enum Role {
     /// The mirror.
     Mirror(Arc<Site>),
+    /// The sidecar.
+    Forward(Arc<Forward>),
     /// Health and metrics.
     Console(Arc<Console>),
     /// Commands of an operator.

@@ -1,18 +1,19 @@
 //! `tidegate serve`: puts the parts together, runs them, and takes them apart again.
 
+mod sidecar;
+mod signals;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::{dwelling, refuse, say};
 use crate::config::{Config, Debug, Inputs};
-use crate::edge::drain::{self, Drain, Stop};
+use crate::edge::drain::{self, Drain};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
-use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
+use crate::edge::{Admin, Console, Edge, Records, Role, Site, SiteParts};
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
@@ -23,6 +24,7 @@ use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::sys::files;
 use crate::upstream::{AccountState, Setup, Upstream};
+use signals::{Signals, wait_and_drain};
 
 /// How long the stop waits for publications and the index after the connections have ended.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -34,6 +36,13 @@ const CONSOLE_CONNECTIONS_MAX: usize = 64;
 struct Logs {
     errors: Lines,
     access: Lines,
+}
+
+impl Logs {
+    fn records(&self, config: &Config, metrics: &Arc<Metrics>) -> Records {
+        let access = config.log.access.map(|format| AccessLog::new(format, self.access.clone()));
+        Records { metrics: Arc::clone(metrics), access }
+    }
 }
 
 /// Runs the mirror until it is told to stop.
@@ -65,9 +74,18 @@ fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
             "at most {connections_max} connections: the limit of open files allows no more (LimitNOFILE, ulimit -n)"
         );
     }
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.map_err(|error| format!("no runtime: {error}"))
+    };
+    if let Some(backend) = &config.edge.forward {
+        let runtime = runtime()?;
+        let ended = runtime.block_on(sidecar::serve(config, backend, logs, connections_max));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        return ended;
+    }
     let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(serve(config, inputs, store, logs, connections_max));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
@@ -93,8 +111,7 @@ async fn serve(
     let (stop, drain) = drain::new();
     let site = Site::new(SiteParts {
         engine: Arc::clone(&engine),
-        metrics: Arc::clone(&metrics),
-        access: config.log.access.map(|format| AccessLog::new(format, logs.access.clone())),
+        records: logs.records(config, &metrics),
         health: health.clone(),
         prefix: config.http.prefix.clone(),
         headers: config.http.headers.clone(),
@@ -109,7 +126,7 @@ async fn serve(
     }
     if let Some(debug) = &config.http.debug {
         let console = Console {
-            engine: Arc::clone(&engine),
+            engine: Some(Arc::clone(&engine)),
             metrics: Arc::clone(&metrics),
             health: health.clone(),
             lines: vec![logs.errors.clone(), logs.access.clone()],
@@ -117,7 +134,7 @@ async fn serve(
         };
         open_console(debug, console, &drain, &metrics)?;
     }
-    health.start(config.health.checks.clone(), root);
+    health.start(config.health.checks.clone(), Some(root));
     tokio::spawn(check_account(engine.upstream().clone()));
     let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
@@ -301,52 +318,4 @@ async fn check_account(upstream: Upstream) {
         Ok(AccountState::Anonymous | AccountState::Unknown) => tracing::info!("the upstream answers"),
         Err(error) => tracing::warn!(%error, "the upstream does not answer now; what is held is served"),
     }
-}
-
-/// What an operator tells the process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    /// Never asked: caught, it lets a write beyond the limit of file sizes fail as on a full disk instead of ending us.
-    _file_size: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, String> {
-        let of = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
-        Ok(Self {
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-            hangup: of(SignalKind::hangup())?,
-            _file_size: of(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
-        })
-    }
-}
-
-/// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
-async fn wait_and_drain(
-    mut signals: Signals,
-    stop: &Stop,
-    mut running: tokio::task::JoinHandle<()>,
-    drain: Duration,
-) -> Result<(), String> {
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
-        }
-    }
-    tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
-    stop.begin();
-    tokio::select! {
-        _ = &mut running => return Ok(()),
-        () = tokio::time::sleep(drain) => {}
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
-    stop.close();
-    let _ = tokio::time::timeout(Duration::from_secs(1), running).await;
-    Ok(())
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
+    AccessFormat, Backend, Check, Config, Edge, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy,
+    Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -17,22 +18,31 @@ impl Config {
         yaml.word(0, "version", "0.1");
         self.log.write(&mut yaml);
         self.http.write(&mut yaml);
-        self.storage.write(&mut yaml);
-        self.proxy.write(&mut yaml);
-        if let Some(idle) = self.cache.idle {
-            yaml.word(1, "ttl", duration_text(idle));
-        }
         self.health.write(&mut yaml);
-        yaml.key(0, "catalog");
-        yaml.word(1, "maxentries", self.catalog_max);
-        yaml.key(0, "tags");
-        yaml.word(1, "maxtags", self.tags_max);
+        if self.edge.forward.is_none() {
+            self.write_mirror(&mut yaml);
+        }
+        yaml.key(0, "tidegate");
+        if self.edge.forward.is_none() {
+            self.write_our_mirror(&mut yaml);
+        }
         self.write_ours(&mut yaml);
         yaml.text
     }
 
-    fn write_ours(&self, yaml: &mut Yaml) {
-        yaml.key(0, "tidegate");
+    fn write_mirror(&self, yaml: &mut Yaml) {
+        self.storage.write(yaml);
+        self.proxy.write(yaml);
+        if let Some(idle) = self.cache.idle {
+            yaml.word(1, "ttl", duration_text(idle));
+        }
+        yaml.key(0, "catalog");
+        yaml.word(1, "maxentries", self.catalog_max);
+        yaml.key(0, "tags");
+        yaml.word(1, "maxtags", self.tags_max);
+    }
+
+    fn write_our_mirror(&self, yaml: &mut Yaml) {
         self.proxy.write_ours(yaml);
         let stale_for = self.tags.stale_for.map(duration_text);
         yaml.key(1, "tags");
@@ -53,6 +63,10 @@ impl Config {
         yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
+    }
+
+    fn write_ours(&self, yaml: &mut Yaml) {
+        self.edge.write(yaml);
         yaml.key(1, "admin");
         yaml.text(2, "socket", &self.admin.socket.display().to_string());
         let access = match self.log.access {
@@ -62,6 +76,17 @@ impl Config {
         };
         yaml.key(1, "log");
         yaml.word(2, "access", access);
+    }
+}
+
+impl Edge {
+    fn write(&self, yaml: &mut Yaml) {
+        yaml.key(1, "edge");
+        match &self.forward {
+            Some(Backend::Tcp(authority)) => yaml.text(2, "forward", &format!("http://{authority}")),
+            Some(Backend::Unix(path)) => yaml.text(2, "forward", &format!("unix:{}", path.display())),
+            None => {}
+        }
     }
 }
 

@@ -266,11 +266,21 @@ const TIDEGATE: &[Field] = &[
             used("stall", Kind::Duration),
         ]),
     ),
-    refused("edge", LATER, REMOVE),
+    used("edge", Kind::Keys(OUR_EDGE)),
     refused("tls", LATER, REMOVE),
     refused("acme", LATER, REMOVE),
     used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
+];
+
+const OUR_EDGE: &[Field] = &[
+    used("forward", Kind::Text),
+    refused("allow", LATER, REMOVE),
+    refused("proxyprotocol", LATER, REMOVE),
+    refused("perclient", LATER, REMOVE),
+    refused("http", LATER, REMOVE),
+    refused("ktls", LATER, REMOVE),
+    refused("strictsni", LATER, REMOVE),
 ];
 
 const OUR_CACHE: &[Field] = &[

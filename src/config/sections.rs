@@ -3,6 +3,7 @@
 
 mod admin;
 mod cache;
+mod edge;
 mod fill;
 mod health;
 mod http;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub(super) use admin::{Places, admin};
 pub(super) use cache::cache;
+pub(super) use edge::edge;
 pub(super) use fill::fill;
 pub(super) use health::health;
 pub(super) use http::http;

@@ -60,7 +60,8 @@ impl Activity {
         (!busy).then(|| *lock(&self.idle_since))
     }
 
-    fn touch(&self) {
+    /// Something has just happened.
+    pub fn touch(&self) {
         *lock(&self.idle_since) = clock::monotonic();
     }
 }

@@ -17,6 +17,7 @@ use super::Role;
 use super::activity::Activity;
 use super::body::Body;
 use super::drain::Drain;
+use super::forward::Asker;
 use super::limits::{FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
 use super::socket::{Poison, Socket, Stream};
 use super::tls::{Acceptor, PLAIN_ANSWER};
@@ -44,6 +45,7 @@ struct Conversation {
     role: Role,
     drain: Drain,
     peer: String,
+    secure: bool,
     activity: Arc<Activity>,
 }
 
@@ -55,6 +57,7 @@ impl Connection {
             role: self.role.clone(),
             drain: self.drain.clone(),
             peer: self.peer.clone(),
+            secure: self.tls.is_some(),
             activity: Activity::new(),
         };
         let poison = Poison::default();
@@ -154,9 +157,11 @@ impl Conversation {
         poison: Poison,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         let (role, peer, busy) = (self.role.clone(), self.peer.clone(), self.activity.begin());
+        let secure = self.secure;
         async move {
             let response = match role {
                 Role::Mirror(site) => site.answer(request, peer, poison).await,
+                Role::Forward(forward) => forward.answer(request, Asker { peer, secure }, poison).await,
                 Role::Console(console) => console.answer(&request),
                 Role::Admin(admin) => admin.answer(request, &peer).await,
             };

@@ -48,6 +48,13 @@ pub fn with_body() -> Response<Body> {
     response
 }
 
+/// A backend that gave no answer, in the form of the protocol.
+pub fn at_the_backend(status: StatusCode, message: &'static str) -> Response<Body> {
+    let mut response = document(&Fault::new(Code::Unavailable).with_message(message));
+    *response.status_mut() = status;
+    response
+}
+
 fn fault(fault: &Fault, denied: Option<&Denial>) -> Answer {
     let (code, cause) = (fault.code.as_str(), fault.cause().unwrap_or_default());
     match fault.code.blame() {

@@ -37,6 +37,25 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long sent bytes may stay unacknowledged, and a peer silent, before the system gives a connection up.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// How long a backend may take for a connection.
+pub const BACKEND_CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a backend may give no sign, and take none: it hashes and moves a layer of many GiB before it answers the end of
+/// a push.
+pub const BACKEND_SILENCE_MAX: Duration = Duration::from_secs(300);
+
+/// How long an unused connection to a backend is kept.
+pub const BACKEND_IDLE_WAIT: Duration = Duration::from_secs(30);
+
+/// Requests that are with a backend at once, each on a connection of its own.
+pub const BACKEND_REQUESTS_MAX: usize = 4096;
+
+/// The same beside so many connections of clients: a quarter of the open files is left for the rest, and half of that is
+/// for these.
+pub fn backend_requests_max(connections_max: usize) -> usize {
+    (connections_max / 6).clamp(1, BACKEND_REQUESTS_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

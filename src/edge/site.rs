@@ -9,12 +9,11 @@ use serde_json::json;
 use super::answer::{self, Answer, insert};
 use super::body::Body;
 use super::socket::Poison;
-use super::visit::{NOTHING, Subject, Visit};
+use super::visit::{NOTHING, Records, Subject, Visit};
 use super::{failure, lists};
 use crate::engine::{Engine, Want};
-use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
-use crate::observe::metrics::{Kind, Metrics};
+use crate::observe::metrics::Kind;
 use crate::registry::media_type::Accept;
 use crate::registry::route::{self, Page, Refusal, Resource, Route, Source};
 use crate::registry::{Reference, RepositoryName};
@@ -24,10 +23,8 @@ use crate::registry::{Reference, RepositoryName};
 pub struct SiteParts {
     /// Who decides.
     pub engine: Arc<Engine>,
-    /// Where to count.
-    pub metrics: Arc<Metrics>,
-    /// Where to write answered requests.
-    pub access: Option<AccessLog>,
+    /// Where answered requests are written down.
+    pub records: Records,
     /// The checks that gate.
     pub health: Health,
     /// `http.prefix`.
@@ -53,16 +50,6 @@ impl Site {
         Arc::new(Self(parts))
     }
 
-    /// Where to count.
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
-    }
-
-    /// Where to write.
-    pub fn access(&self) -> Option<&AccessLog> {
-        self.0.access.as_ref()
-    }
-
     /// Answers a request.
     pub async fn answer(
         self: &Arc<Self>,
@@ -72,7 +59,7 @@ impl Site {
     ) -> Response<Body> {
         let has_body = !request.body().is_end_stream();
         let (head, _) = request.into_parts();
-        let mut visit = Visit::new(self, &head, peer);
+        let mut visit = Visit::new(&self.0.records, &head, peer);
         let (subject, answer) = self.decide(&head, has_body, poison).await;
         let Answer { mut response, outcome } = answer;
         if let Some(outcome) = outcome {

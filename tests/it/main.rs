@@ -28,6 +28,7 @@ mod operate;
 mod reach;
 mod rot;
 mod service;
+mod sidecar;
 mod smoke;
 mod tags;
 mod trouble;

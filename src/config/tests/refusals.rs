@@ -48,7 +48,6 @@ fn what_this_version_does_not_have_is_refused() {
     );
     for key in [
         "edge.allow",
-        "edge.forward",
         "edge.proxyprotocol",
         "edge.strictsni",
         "edge.perclient",

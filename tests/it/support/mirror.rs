@@ -62,6 +62,20 @@ impl Setup {
         setup.with("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &path).arguments(&["serve", &config])
     }
 
+    /// No mirror, but an edge in front of a backend.
+    pub fn before(backend: &str) -> Self {
+        Self::of("")
+            .without("REGISTRY_PROXY_REMOTEURL")
+            .without("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
+            .with("TIDEGATE_EDGE_FORWARD", backend)
+    }
+
+    /// Speaks TLS with a pair.
+    pub fn secured(self, pair: &super::tls::Pair) -> Self {
+        self.with("REGISTRY_HTTP_TLS_CERTIFICATE", pair.certificate.to_str().unwrap())
+            .with("REGISTRY_HTTP_TLS_KEY", pair.key.to_str().unwrap())
+    }
+
     /// Sets a variable.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);

@@ -1,0 +1,62 @@
+//! The edge alone, in front of a backend: no store, no index, no engine.
+
+use std::sync::Arc;
+
+use super::signals::{Signals, wait_and_drain};
+use super::{Logs, open_console, tell_expiry};
+use crate::config::{Backend, Config};
+use crate::edge::listener::Listener;
+use crate::edge::tls::Acceptor;
+use crate::edge::{Console, Edge, Forward, ForwardParts, Role, drain, limits};
+use crate::observe::health::Health;
+use crate::observe::metrics::Metrics;
+
+/// Serves until it is told to stop.
+pub async fn serve(
+    config: &Config,
+    backend: &Backend,
+    logs: &Logs,
+    connections_max: usize,
+) -> Result<(), String> {
+    let signals = Signals::listen()?;
+    introduce(config, backend);
+    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
+    let metrics = Arc::new(Metrics::default());
+    let health = Health::default();
+    let (stop, drain) = drain::new();
+    let forward = Forward::new(ForwardParts {
+        backend: backend.clone(),
+        records: logs.records(config, &metrics),
+        health: health.clone(),
+        requests_max: limits::backend_requests_max(connections_max),
+    });
+    let listener = Listener::bind(&config.http.listen)?;
+    tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
+    if let Some(tls) = &tls {
+        tell_expiry(tls);
+    }
+    if let Some(debug) = &config.http.debug {
+        let console = Console {
+            engine: None,
+            metrics: Arc::clone(&metrics),
+            health: health.clone(),
+            lines: vec![logs.errors.clone(), logs.access.clone()],
+            path: debug.metrics.clone(),
+        };
+        open_console(debug, console, &drain, &metrics)?;
+    }
+    health.start(config.health.checks.clone(), None);
+    let edge = Edge { listener, tls, role: Role::Forward(forward), drain, metrics, connections_max };
+    let running = tokio::spawn(edge.run());
+    wait_and_drain(signals, &stop, running, config.http.drain).await
+}
+
+fn introduce(config: &Config, backend: &Backend) {
+    let file = config.file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
+    tracing::info!("tidegate {}: configuration from {file} and the environment", env!("CARGO_PKG_VERSION"));
+    let place = match backend {
+        Backend::Tcp(authority) => format!("http://{authority}"),
+        Backend::Unix(path) => format!("unix:{}", path.display()),
+    };
+    tracing::info!("edge in front of {place}: nothing is kept here, and every request goes there");
+}
