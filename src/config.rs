@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 use url::Url;
 
 use crate::registry::Pattern;
@@ -73,6 +74,8 @@ pub struct Config {
     pub admin: Admin,
     /// `tidegate.edge.*`.
     pub edge: Edge,
+    /// `auth.htpasswd`: who must log in; `None` asks nobody.
+    pub htpasswd: Option<Htpasswd>,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -111,6 +114,7 @@ impl Config {
             fill: sections::fill(reader),
             cache: sections::cache(reader),
             edge: sections::edge(reader),
+            htpasswd: sections::htpasswd(reader),
             warnings: Vec::new(),
         }
     }
@@ -121,6 +125,48 @@ impl Config {
 pub struct Edge {
     /// What answers in the place of the mirror.
     pub forward: Option<Backend>,
+    /// A second listener, which speaks plain HTTP.
+    pub plain: Option<Listen>,
+    /// Networks that may come in; empty lets everybody.
+    pub allow: Vec<IpNet>,
+    /// Networks whose connections begin with a header of the PROXY protocol.
+    pub proxies: Vec<IpNet>,
+    /// The protocols over TLS, the preferred one first.
+    pub alpn: Vec<Protocol>,
+    /// Most open connections.
+    pub connections: u32,
+    /// Most open connections of one client.
+    pub per_client: Option<u32>,
+    /// How long clients may remember that there is TLS here; `None` says nothing of it.
+    pub hsts: Option<Duration>,
+}
+
+/// What is spoken over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+}
+
+impl Protocol {
+    /// Its name in ALPN and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http2 => "h2",
+            Self::Http1 => "http/1.1",
+        }
+    }
+}
+
+/// `auth.htpasswd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Htpasswd {
+    /// What clients are told that they log in to.
+    pub realm: String,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// Something that speaks plain HTTP.
@@ -217,8 +263,6 @@ pub struct Http {
     pub drain: Duration,
     /// Certificate and key; `None` speaks plain HTTP.
     pub tls: Option<Tls>,
-    /// Whether HTTP/2 is offered over TLS.
-    pub http2: bool,
     /// `http.debug`; `None` opens no such port.
     pub debug: Option<Debug>,
 }

@@ -14,9 +14,12 @@ mod console;
 pub mod drain;
 mod failure;
 mod forward;
+pub mod gate;
 pub mod limits;
 pub mod listener;
 mod lists;
+pub mod logins;
+mod proxy_header;
 mod site;
 mod socket;
 pub mod tls;
@@ -24,12 +27,11 @@ mod visit;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 pub use admin::Admin;
 pub use console::Console;
 use drain::Drain;
 pub use forward::{Forward, ForwardParts};
+use gate::Gate;
 use listener::Listener;
 pub use site::{Site, SiteParts};
 use tls::Acceptor;
@@ -63,48 +65,31 @@ pub struct Edge {
     pub drain: Drain,
     /// Where to count.
     pub metrics: Arc<Metrics>,
-    /// Most open connections.
-    pub connections_max: usize,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
 }
 
 impl Edge {
     /// Accepts until the drain begins, then waits for the open connections until they end or it closes them.
     pub async fn run(self) {
-        let slots = Arc::new(Semaphore::new(self.connections_max));
         let mut drain = self.drain.clone();
-        let mut full = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = drain.began() => break,
             };
-            let Some((socket, peer)) = accepted else { continue };
-            let peer = if matches!(self.role, Role::Admin(_)) { socket.user() } else { peer };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.metrics.refused();
-                if !std::mem::replace(&mut full, true) {
-                    tracing::warn!(
-                        limit = self.connections_max,
-                        "new connections are closed: too many are open"
-                    );
-                }
-                continue;
-            };
-            full = false;
+            let Some((stream, ip)) = accepted else { continue };
+            let Some(place) = self.gate.enter() else { continue };
             let connection = connection::Connection {
                 tls: self.tls.clone(),
                 role: self.role.clone(),
+                gate: Arc::clone(&self.gate),
                 drain: self.drain.clone(),
                 metrics: Arc::clone(&self.metrics),
-                peer,
             };
-            tokio::spawn(async move {
-                connection.serve(socket).await;
-                drop(slot);
-            });
+            tokio::spawn(connection.serve(stream, ip, place));
         }
         drop(self.listener);
-        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
-        let _ended = slots.acquire_many(all).await;
+        self.gate.empty().await;
     }
 }

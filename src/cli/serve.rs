@@ -1,5 +1,6 @@
 //! `tidegate serve`: puts the parts together, runs them, and takes them apart again.
 
+mod entrance;
 mod sidecar;
 mod signals;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::{dwelling, refuse, say};
 use crate::config::{Config, Debug, Inputs};
 use crate::edge::drain::{self, Drain};
-use crate::edge::limits;
+use crate::edge::gate::Gate;
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Admin, Console, Edge, Records, Role, Site, SiteParts};
@@ -68,25 +69,20 @@ pub fn run(inputs: &Inputs) -> ExitCode {
 
 fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let connections_max = limits::connections_max(files::raise_descriptor_limit());
-    if connections_max < limits::CONNECTIONS_MAX {
-        tracing::warn!(
-            "at most {connections_max} connections: the limit of open files allows no more (LimitNOFILE, ulimit -n)"
-        );
-    }
+    let descriptors = files::raise_descriptor_limit();
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.map_err(|error| format!("no runtime: {error}"))
     };
     if let Some(backend) = &config.edge.forward {
         let runtime = runtime()?;
-        let ended = runtime.block_on(sidecar::serve(config, backend, logs, connections_max));
+        let ended = runtime.block_on(sidecar::serve(config, backend, logs, descriptors));
         runtime.shutdown_timeout(Duration::from_secs(1));
         return ended;
     }
     let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
     let runtime = runtime()?;
-    let ended = runtime.block_on(serve(config, inputs, store, logs, connections_max));
+    let ended = runtime.block_on(serve(config, inputs, store, logs, descriptors));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
@@ -96,7 +92,7 @@ async fn serve(
     inputs: &Inputs,
     store: Store,
     logs: &Logs,
-    connections_max: usize,
+    descriptors: Option<u64>,
 ) -> Result<(), String> {
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
     // grows.
@@ -104,8 +100,9 @@ async fn serve(
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
-    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
+    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, &config.edge.alpn)).transpose()?;
     let metrics = Arc::new(Metrics::default());
+    let gate = entrance::gate(config, descriptors, &metrics)?;
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
@@ -113,6 +110,7 @@ async fn serve(
         engine: Arc::clone(&engine),
         records: logs.records(config, &metrics),
         health: health.clone(),
+        gate: Arc::clone(&gate),
         prefix: config.http.prefix.clone(),
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
@@ -144,7 +142,9 @@ async fn serve(
         }
     });
     engine.keep_budget();
-    let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
+    let role = Role::Mirror(site);
+    entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
+    let edge = Edge { listener, tls, role, gate, drain, metrics };
     let running = tokio::spawn(edge.run());
     let drained = wait_and_drain(signals, &stop, running, config.http.drain).await;
     // What it holds must be let go, so that the index can be left in order.
@@ -286,7 +286,8 @@ fn open_console(
     }
     let role = Role::Console(Arc::new(console));
     let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
-    let edge = Edge { listener, tls: None, role, drain, metrics, connections_max: CONSOLE_CONNECTIONS_MAX };
+    let gate = Gate::open_to_all(CONSOLE_CONNECTIONS_MAX, Arc::clone(&metrics));
+    let edge = Edge { listener, tls: None, role, gate, drain, metrics };
     tokio::spawn(edge.run());
     Ok(())
 }
@@ -298,8 +299,8 @@ fn open_admin(config: &Config, engine: &Arc<Engine>, drain: &Drain, metrics: &Ar
             tracing::debug!("commands of an operator are taken on {listener}");
             let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine) }));
             let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
-            let connections_max = CONSOLE_CONNECTIONS_MAX;
-            tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());
+            let gate = Gate::open_to_all(CONSOLE_CONNECTIONS_MAX, Arc::clone(&metrics));
+            tokio::spawn(Edge { listener, tls: None, role, gate, drain, metrics }.run());
         }
         Err(reason) => tracing::warn!(
             reason,

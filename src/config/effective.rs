@@ -19,6 +19,12 @@ impl Config {
         self.log.write(&mut yaml);
         self.http.write(&mut yaml);
         self.health.write(&mut yaml);
+        if let Some(htpasswd) = &self.htpasswd {
+            yaml.key(0, "auth");
+            yaml.key(1, "htpasswd");
+            yaml.text(2, "realm", &htpasswd.realm);
+            yaml.path(2, "path", &htpasswd.path);
+        }
         if self.edge.forward.is_none() {
             self.write_mirror(&mut yaml);
         }
@@ -87,6 +93,15 @@ impl Edge {
             Some(Backend::Unix(path)) => yaml.text(2, "forward", &format!("unix:{}", path.display())),
             None => {}
         }
+        if let Some(plain) = &self.plain {
+            yaml.text(2, "plain", &address::text(plain));
+        }
+        yaml.list(2, "allow", self.allow.iter().map(ToString::to_string));
+        yaml.list(2, "proxyprotocol", self.proxies.iter().map(ToString::to_string));
+        yaml.list(2, "alpn", self.alpn.iter().map(|protocol| protocol.name().to_owned()));
+        yaml.word(2, "connections", self.connections);
+        yaml.word(2, "perclient", self.per_client.map_or("off".to_owned(), |most| most.to_string()));
+        yaml.word(2, "hsts", self.hsts.map_or("off".to_owned(), duration_text));
     }
 }
 
@@ -128,8 +143,6 @@ impl Http {
         yaml.text(1, "addr", &address::text(&self.listen));
         yaml.text(1, "prefix", &self.prefix);
         yaml.word(1, "draintimeout", duration_text(self.drain));
-        yaml.key(1, "http2");
-        yaml.word(2, "disabled", !self.http2);
         self.write_headers(yaml);
         self.write_tls(yaml);
         let Some(debug) = &self.debug else { return };

@@ -234,7 +234,7 @@ const NETWORK: &str = "remove it, and keep the port within your network";
 
 const AUTH: &[Field] = &[
     silent("none"),
-    refused("htpasswd", "this version knows no logins of clients, so everybody would be let in", NETWORK),
+    used("htpasswd", Kind::Keys(&[used("realm", Kind::Raw), used("path", Kind::Text)])),
     refused("silly", "it is a test of registry and no protection", NETWORK),
     refused("token", "tidegate takes no tokens of clients, so everybody would be let in", NETWORK),
 ];
@@ -275,9 +275,13 @@ const TIDEGATE: &[Field] = &[
 
 const OUR_EDGE: &[Field] = &[
     used("forward", Kind::Text),
-    refused("allow", LATER, REMOVE),
-    refused("proxyprotocol", LATER, REMOVE),
-    refused("perclient", LATER, REMOVE),
+    used("plain", Kind::Text),
+    used("allow", Kind::Texts),
+    used("proxyprotocol", Kind::Texts),
+    used("alpn", Kind::Texts),
+    used("connections", Kind::Number),
+    used("perclient", Kind::Text),
+    used("hsts", Kind::Text),
     refused("http", LATER, REMOVE),
     refused("ktls", LATER, REMOVE),
     refused("strictsni", LATER, REMOVE),

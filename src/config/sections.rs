@@ -2,6 +2,7 @@
 //! default takes its place, so that one run finds everything.
 
 mod admin;
+mod auth;
 mod cache;
 mod edge;
 mod fill;
@@ -15,6 +16,7 @@ mod tls;
 use std::time::Duration;
 
 pub(super) use admin::{Places, admin};
+pub(super) use auth::htpasswd;
 pub(super) use cache::cache;
 pub(super) use edge::edge;
 pub(super) use fill::fill;

@@ -1,27 +1,33 @@
 //! One connection from its first byte to its last.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use rustls::server::ClientHello;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::Role;
 use super::activity::Activity;
 use super::body::Body;
 use super::drain::Drain;
-use super::forward::Asker;
-use super::limits::{FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
+use super::gate::{Gate, Place};
+use super::limits::{
+    FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, PROXY_HEADER_WAIT, STREAMS_MAX,
+};
 use super::socket::{Poison, Socket, Stream};
 use super::tls::{Acceptor, PLAIN_ANSWER};
-use crate::observe::metrics::Metrics;
+use super::{Role, failure, proxy_header};
+use crate::observe::metrics::{Denied, Metrics};
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -32,49 +38,103 @@ pub struct Connection {
     pub tls: Option<Acceptor>,
     /// Who answers.
     pub role: Role,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
     /// When to stop.
     pub drain: Drain,
     /// Where to count.
     pub metrics: Arc<Metrics>,
-    /// The peer's address without its port.
-    pub peer: String,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The address; one on a Unix socket has none.
+    pub ip: Option<IpAddr>,
+    /// The same as it stands in logs.
+    pub name: String,
+    /// Whether it speaks TLS with us.
+    pub secure: bool,
+    /// Not in the list: nothing is for it but what proves to a CA who we are.
+    outsider: bool,
+}
+
+#[cfg(test)]
+impl Client {
+    /// Somebody who may come in.
+    pub fn of(ip: &str, secure: bool) -> Self {
+        Self { ip: ip.parse().ok(), name: ip.to_owned(), secure, outsider: false }
+    }
 }
 
 /// A connection whose protocol is known.
 struct Conversation {
     role: Role,
+    gate: Arc<Gate>,
     drain: Drain,
-    peer: String,
-    secure: bool,
+    client: Client,
     activity: Arc<Activity>,
 }
 
 impl Connection {
     /// Serves it to its end.
-    pub async fn serve(self, stream: Stream) {
+    pub async fn serve(self, mut stream: Stream, ip: Option<IpAddr>, mut place: Place) {
         let _open = self.metrics.connection();
+        let Some(client) = self.meet(&mut stream, ip, &mut place).await else { return };
         let conversation = Conversation {
             role: self.role.clone(),
+            gate: Arc::clone(&self.gate),
             drain: self.drain.clone(),
-            peer: self.peer.clone(),
-            secure: self.tls.is_some(),
+            client,
             activity: Activity::new(),
         };
         let poison = Poison::default();
         let socket = |stream| Socket::new(stream, poison.clone(), Arc::clone(&conversation.activity));
         match &self.tls {
             None => conversation.http1(socket(stream), poison).await,
-            Some(acceptor) => match self.shake_hands(acceptor, stream, socket).await {
-                Some(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => conversation.http2(tls).await,
+            Some(acceptor) => match self.shake_hands(acceptor, &conversation.client, stream, socket).await {
+                Some(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                    conversation.http2(tls).await;
+                }
                 Some(tls) => conversation.http1(tls, poison).await,
                 None => {}
             },
         }
     }
 
+    /// Finds out who is there, which may take a balancer's word. `None`: nobody who gets more than a close.
+    async fn meet(&self, stream: &mut Stream, ip: Option<IpAddr>, place: &mut Place) -> Option<Client> {
+        let rules = self.gate.rules();
+        let mut drain = self.drain.clone();
+        let ip = if rules.is_proxy(ip) {
+            let read = tokio::select! {
+                read = tokio::time::timeout(PROXY_HEADER_WAIT, proxy_header::read(stream)) => read,
+                () = drain.began() => return None,
+            };
+            let read = read.map_err(io::Error::from).and_then(|read| read);
+            let read = read.inspect_err(|error| {
+                self.metrics.denied(Denied::ProxyProtocol);
+                tracing::debug!(balancer = ?ip, %error, "a balancer does not say whose connection it is");
+            });
+            read.ok()?.or(ip)
+        } else {
+            ip
+        };
+        if !place.belongs_to(ip) {
+            return None;
+        }
+        let name = match (ip, &self.role) {
+            (Some(ip), _) => ip.to_string(),
+            (None, Role::Admin(_)) => stream.user(),
+            (None, _) => "@".to_owned(),
+        };
+        Some(Client { ip, name, secure: self.tls.is_some(), outsider: !rules.admits(ip) })
+    }
+
     async fn shake_hands(
         &self,
         acceptor: &Acceptor,
+        client: &Client,
         stream: Stream,
         socket: impl FnOnce(Stream) -> Socket,
     ) -> Option<TlsStream<Socket>> {
@@ -84,7 +144,14 @@ impl Connection {
                 refuse_plain(socket(stream)).await;
                 return Err("a plain HTTP request".to_owned());
             }
-            acceptor.tls.accept(socket(stream)).await.map_err(|error| error.to_string())
+            let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket(stream)).await;
+            let start = start.map_err(|error| error.to_string())?;
+            if client.outsider && !is_of_a_ca(&start.client_hello()) {
+                self.gate.turned_away(&client.name);
+                refuse_outsider(start).await;
+                return Err("its address is not in the list".to_owned());
+            }
+            start.into_stream(Arc::clone(acceptor.tls.config())).await.map_err(|error| error.to_string())
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
@@ -94,7 +161,7 @@ impl Connection {
         shaken
             .inspect_err(|reason| {
                 self.metrics.handshake_failed();
-                tracing::debug!(peer = self.peer, reason, "TLS handshake failed");
+                tracing::debug!(peer = client.name, reason, "TLS handshake failed");
             })
             .ok()
     }
@@ -147,7 +214,7 @@ impl Conversation {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(peer = self.peer, %error, "a connection ended early");
+            tracing::debug!(peer = self.client.name, %error, "a connection ended early");
         }
     }
 
@@ -156,18 +223,46 @@ impl Conversation {
         request: Request<Incoming>,
         poison: Poison,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
-        let (role, peer, busy) = (self.role.clone(), self.peer.clone(), self.activity.begin());
-        let secure = self.secure;
+        let (role, client, busy) = (self.role.clone(), self.client.clone(), self.activity.begin());
+        let gate = Arc::clone(&self.gate);
         async move {
-            let response = match role {
-                Role::Mirror(site) => site.answer(request, peer, poison).await,
-                Role::Forward(forward) => forward.answer(request, Asker { peer, secure }, poison).await,
+            let hsts = gate.rules().hsts.clone().filter(|_| client.secure);
+            let mut response = match role {
+                _ if client.outsider && !is_challenge(request.uri().path()) => {
+                    gate.turned_away(&client.name);
+                    failure::denied()
+                }
+                Role::Mirror(site) => site.answer(request, client, poison).await,
+                Role::Forward(forward) => forward.answer(request, client, poison).await,
                 Role::Console(console) => console.answer(&request),
-                Role::Admin(admin) => admin.answer(request, &peer).await,
+                Role::Admin(admin) => admin.answer(request, &client.name).await,
             };
+            if let Some(hsts) = hsts {
+                response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+            }
             Ok(response.map(|body| body.keeping(busy)))
         }
     }
+}
+
+/// Whether a handshake is that of a CA that looks whether a name is ours (RFC 8737). CAs ask from addresses that nobody
+/// publishes.
+fn is_of_a_ca(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|offered| offered.eq([b"acme-tls/1".as_slice()]))
+}
+
+/// Whether a request is that of a CA (RFC 8555 section 8.3).
+fn is_challenge(path: &str) -> bool {
+    path.starts_with("/.well-known/acme-challenge/")
+}
+
+/// A fatal alert, `access_denied` (RFC 8446 section 6): clients show it by that name.
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+async fn refuse_outsider(start: StartHandshake<Socket>) {
+    let mut socket = start.io;
+    let _ = socket.write_all(&ACCESS_DENIED).await;
+    let _ = socket.shutdown().await;
 }
 
 /// Whether a peer began with text where a handshake was expected.

@@ -15,13 +15,15 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
 use super::body::Body;
+use super::connection::Client;
 use super::failure;
+use super::gate::Gate;
 use super::limits::{BACKEND_IDLE_WAIT, BACKEND_SILENCE_MAX};
 use super::socket::Poison;
 use super::visit::{Records, Subject, Visit};
@@ -44,6 +46,8 @@ pub struct ForwardParts {
     pub records: Records,
     /// The checks that gate.
     pub health: Health,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
     /// Most requests that are with the backend at once.
     pub requests_max: usize,
 }
@@ -51,21 +55,13 @@ pub struct ForwardParts {
 /// The sidecar as an HTTP service.
 #[derive(Debug)]
 pub struct Forward {
-    client: Client<Road, Upload>,
+    client: legacy::Client<Road, Upload>,
     authority: String,
     records: Records,
     health: Health,
+    gate: Arc<Gate>,
     slots: Arc<Semaphore>,
     silence_max: Duration,
-}
-
-/// Who asks, and how.
-#[derive(Debug)]
-pub struct Asker {
-    /// The address of the client without its port.
-    pub peer: String,
-    /// Whether it speaks TLS with us.
-    pub secure: bool,
 }
 
 /// Why there is no answer of the backend.
@@ -83,29 +79,32 @@ enum Refusal {
 impl Forward {
     /// Puts the parts together; talks to nobody yet.
     pub fn new(parts: ForwardParts) -> Arc<Self> {
-        let ForwardParts { backend, records, health, requests_max } = parts;
+        let ForwardParts { backend, records, health, gate, requests_max } = parts;
         let authority = match &backend {
             Backend::Tcp(authority) => authority.to_string(),
             Backend::Unix(_) => "localhost".to_owned(),
         };
-        let mut builder = Client::builder(TokioExecutor::new());
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(BACKEND_IDLE_WAIT);
         Arc::new(Self {
             client: builder.build(Road::to(backend)),
             authority,
             records,
             health,
+            gate,
             slots: Arc::new(Semaphore::new(requests_max)),
             silence_max: BACKEND_SILENCE_MAX,
         })
     }
 
     /// Answers a request.
-    pub async fn answer(&self, request: Request<Incoming>, asker: Asker, poison: Poison) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Incoming>, asker: Client, poison: Poison) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let mut visit = Visit::new(&self.records, &head, asker.peer.clone());
+        let mut visit = Visit::new(&self.records, &head, asker.name.clone());
         let response = if self.health.gates() {
             failure::unhealthy()
+        } else if let Err(refusal) = self.gate.check_login(&head.headers, &asker).await {
+            refusal
         } else {
             self.ask(head, body, &asker, poison).await.unwrap_or_else(|refusal| refusal.response())
         };
@@ -117,7 +116,7 @@ impl Forward {
         &self,
         head: Parts,
         body: Incoming,
-        asker: &Asker,
+        asker: &Client,
         poison: Poison,
     ) -> Result<Response<Body>, Refusal> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Refusal::Busy)?;
@@ -133,7 +132,7 @@ impl Forward {
     }
 
     /// The request as the backend gets it.
-    fn request(&self, head: Parts, asker: &Asker) -> Result<Request<()>, Refusal> {
+    fn request(&self, head: Parts, asker: &Client) -> Result<Request<()>, Refusal> {
         let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let uri: Uri = format!("http://{}{path}", self.authority).parse().map_err(|_| Refusal::Odd)?;
         if head.method == Method::CONNECT || !path.starts_with('/') {
@@ -177,7 +176,7 @@ impl Forward {
 }
 
 impl Refusal {
-    fn of(error: &hyper_util::client::legacy::Error) -> Self {
+    fn of(error: &legacy::Error) -> Self {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         let mut words = Vec::new();
         while let Some(error) = source {

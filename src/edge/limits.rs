@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-/// Open connections of one listener. At most 40 KiB each while idle; beyond that new ones are closed at once.
-pub const CONNECTIONS_MAX: usize = 20_000;
-
-/// The same under a limit of open files: a quarter of them is left for bodies, upstreams and the index.
-pub fn connections_max(descriptors: Option<u64>) -> usize {
+/// So many open connections as are wanted, under a limit of open files: a quarter of them is left for bodies, upstreams and
+/// the index.
+pub fn connections_max(wanted: u32, descriptors: Option<u64>) -> usize {
     let share = descriptors.map_or(u64::MAX, |descriptors| descriptors / 4 * 3);
-    usize::try_from(share).unwrap_or(usize::MAX).min(CONNECTIONS_MAX)
+    usize::try_from(share.min(u64::from(wanted))).unwrap_or(usize::MAX)
 }
 
 /// Connections that wait to be accepted: a farm starts its jobs at the same second.
 pub const BACKLOG: i32 = 4096;
+
+/// How long a balancer may take to say whose connection it is.
+pub const PROXY_HEADER_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a TLS handshake may take.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
@@ -62,9 +63,10 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_the_rest() {
-        assert_eq!(connections_max(None), CONNECTIONS_MAX);
-        assert_eq!(connections_max(Some(1 << 20)), CONNECTIONS_MAX);
-        assert_eq!(connections_max(Some(1024)), 768);
-        assert_eq!(connections_max(Some(0)), 0);
+        assert_eq!(connections_max(20_000, None), 20_000);
+        assert_eq!(connections_max(20_000, Some(1 << 20)), 20_000);
+        assert_eq!(connections_max(20_000, Some(1024)), 768);
+        assert_eq!(connections_max(100, Some(1024)), 100);
+        assert_eq!(connections_max(20_000, Some(0)), 0);
     }
 }

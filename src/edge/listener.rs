@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,17 +60,15 @@ impl Listener {
         bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
     }
 
-    /// The next connection and the peer's address without its port. `None`: it was gone before it was here, or the
+    /// The next connection and the peer's address, which one on a Unix socket has not. `None`: it was gone before it was here, or the
     /// machine is out of something, after a pause.
-    pub async fn accept(&self) -> Option<(Stream, String)> {
+    pub async fn accept(&self) -> Option<(Stream, Option<IpAddr>)> {
         let accepted = match self {
             Self::Tcp(listener) => listener.accept().await.map(|(tcp, peer)| {
                 tune(&tcp);
-                (Stream::Tcp(tcp), peer.ip().to_canonical().to_string())
+                (Stream::Tcp(tcp), Some(peer.ip().to_canonical()))
             }),
-            Self::Unix(listener, _) => {
-                listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), "@".to_owned()))
-            }
+            Self::Unix(listener, _) => listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), None)),
         };
         match accepted {
             Ok(accepted) => Some(accepted),

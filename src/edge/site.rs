@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::answer::{self, Answer, insert};
 use super::body::Body;
+use super::connection::Client;
+use super::gate::Gate;
 use super::socket::Poison;
 use super::visit::{NOTHING, Records, Subject, Visit};
 use super::{failure, lists};
@@ -27,6 +29,8 @@ pub struct SiteParts {
     pub records: Records,
     /// The checks that gate.
     pub health: Health,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
     /// `http.prefix`.
     pub prefix: String,
     /// `http.headers`.
@@ -54,13 +58,13 @@ impl Site {
     pub async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        peer: String,
+        client: Client,
         poison: Poison,
     ) -> Response<Body> {
         let has_body = !request.body().is_end_stream();
         let (head, _) = request.into_parts();
-        let mut visit = Visit::new(&self.0.records, &head, peer);
-        let (subject, answer) = self.decide(&head, has_body, poison).await;
+        let mut visit = Visit::new(&self.0.records, &head, client.name.clone());
+        let (subject, answer) = self.decide(&head, has_body, &client, poison).await;
         let Answer { mut response, outcome } = answer;
         if let Some(outcome) = outcome {
             insert(response.headers_mut(), CACHE_STATUS, &outcome.to_string());
@@ -76,6 +80,7 @@ impl Site {
         self: &Arc<Self>,
         head: &http::request::Parts,
         has_body: bool,
+        client: &Client,
         poison: Poison,
     ) -> (Subject, Answer) {
         if self.0.health.gates() {
@@ -95,7 +100,12 @@ impl Site {
             return (NOTHING, alive());
         }
         let is_place = !matches!(route, Ok(Route::BaseWithoutSlash) | Err(Refusal::NotFound));
+        let login = match is_place {
+            true => self.0.gate.check_login(&head.headers, client).await,
+            false => Ok(()),
+        };
         let (subject, mut answer) = match route {
+            _ if login.is_err() => (NOTHING, Answer::plain(login.err().unwrap_or_else(failure::denied))),
             Ok(route) => self.dispatch(route, head, poison).await,
             Err(refusal) => (NOTHING, failure::refusal(refusal)),
         };

@@ -11,7 +11,7 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::Tls;
+use crate::config::{Protocol, Tls};
 
 /// Sessions of TLS 1.2 that may be resumed by identifier; TLS 1.3 uses tickets, which cost us nothing.
 const SESSIONS_MAX: usize = 4096;
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Acceptor {
 
 impl Acceptor {
     /// Loads certificate and key. The error names the file and what is wrong with it.
-    pub fn load(setup: &Tls, http2: bool) -> Result<Self, String> {
+    pub fn load(setup: &Tls, alpn: &[Protocol]) -> Result<Self, String> {
         let chain = chain(&setup.certificate)?;
         let expires = expiry(&setup.certificate, chain.first())?;
         let key = PrivateKeyDer::from_pem_file(&setup.key)
@@ -54,8 +54,7 @@ impl Acceptor {
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(wrong)?;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("http.tls: {error}"))?;
-        config.alpn_protocols =
-            if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.name().as_bytes().to_vec()).collect();
         Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), expires })
     }
 }
@@ -122,14 +121,14 @@ mod tests {
     fn check(change: impl FnOnce(&mut Tls), words: &[&str]) {
         let mut pair = pair();
         change(&mut pair.setup);
-        let error = Acceptor::load(&pair.setup, true).unwrap_err();
+        let error = Acceptor::load(&pair.setup, &[Protocol::Http1]).unwrap_err();
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
         assert!(!error.contains("BEGIN"), "{error}");
     }
 
     #[test]
     fn a_pair_is_loaded_with_its_end() {
-        let loaded = Acceptor::load(&pair().setup, true).unwrap();
+        let loaded = Acceptor::load(&pair().setup, &[Protocol::Http1]).unwrap();
         assert!(loaded.expires > 1_795_000_000);
     }
 

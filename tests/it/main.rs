@@ -22,6 +22,7 @@ mod failure;
 mod faults;
 mod fills;
 mod flights;
+mod gate;
 mod limits;
 mod model;
 mod operate;

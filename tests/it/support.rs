@@ -9,6 +9,7 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod pull;
+pub mod raw;
 pub mod script;
 pub mod strace;
 pub mod tls;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::signals::{Signals, wait_and_drain};
-use super::{Logs, open_console, tell_expiry};
+use super::{Logs, entrance, open_console, tell_expiry};
 use crate::config::{Backend, Config};
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
@@ -16,19 +16,21 @@ pub async fn serve(
     config: &Config,
     backend: &Backend,
     logs: &Logs,
-    connections_max: usize,
+    descriptors: Option<u64>,
 ) -> Result<(), String> {
     let signals = Signals::listen()?;
     introduce(config, backend);
-    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
+    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, &config.edge.alpn)).transpose()?;
     let metrics = Arc::new(Metrics::default());
+    let gate = entrance::gate(config, descriptors, &metrics)?;
     let health = Health::default();
     let (stop, drain) = drain::new();
     let forward = Forward::new(ForwardParts {
         backend: backend.clone(),
         records: logs.records(config, &metrics),
         health: health.clone(),
-        requests_max: limits::backend_requests_max(connections_max),
+        gate: Arc::clone(&gate),
+        requests_max: limits::backend_requests_max(gate.rules().connections_max),
     });
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
@@ -46,7 +48,9 @@ pub async fn serve(
         open_console(debug, console, &drain, &metrics)?;
     }
     health.start(config.health.checks.clone(), None);
-    let edge = Edge { listener, tls, role: Role::Forward(forward), drain, metrics, connections_max };
+    let role = Role::Forward(forward);
+    entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
+    let edge = Edge { listener, tls, role, gate, drain, metrics };
     let running = tokio::spawn(edge.run());
     wait_and_drain(signals, &stop, running, config.http.drain).await
 }

@@ -1,13 +1,20 @@
 //! `tidegate.edge.*`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::uri::Authority;
+use ipnet::IpNet;
 use url::Url;
 
+use super::http::tcp;
 use crate::config::reader::{Found, Reader};
 use crate::config::report::Problem;
-use crate::config::{Backend, Edge, address};
+use crate::config::{Backend, Edge, Protocol, address, units};
+
+/// Open connections at once; at most 40 KiB each while idle.
+const CONNECTIONS: u32 = 20_000;
 
 const FORWARD: &str = "tidegate.edge.forward";
 
@@ -24,7 +31,87 @@ pub(in crate::config) fn edge(reader: &mut Reader<'_>) -> Edge {
         refuse_mirror(reader);
         warn_of_answers(reader);
     }
-    Edge { forward: forward.and_then(|found| backend(reader, &found)) }
+    Edge {
+        forward: forward.and_then(|found| backend(reader, &found)),
+        plain: reader.text("tidegate.edge.plain").map(|found| tcp(reader, &found)),
+        allow: networks(reader, "tidegate.edge.allow"),
+        proxies: networks(reader, "tidegate.edge.proxyprotocol"),
+        alpn: alpn(reader),
+        connections: connections(reader),
+        per_client: per_client(reader),
+        hsts: hsts(reader),
+    }
+}
+
+/// Networks and single addresses; `off` is none.
+fn networks(reader: &mut Reader<'_>, key: &str) -> Vec<IpNet> {
+    let found = reader.texts(key);
+    if let [only] = found.as_slice()
+        && is_off(&only.text)
+    {
+        return Vec::new();
+    }
+    let mut networks = Vec::new();
+    for found in found {
+        let address = found.text.parse::<IpAddr>().map(|ip| IpNet::from(ip.to_canonical()));
+        match address.or_else(|_| found.text.parse::<IpNet>()) {
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) => {
+                let fix = "write networks and addresses, such as 10.0.0.0/8 or 2001:db8::7";
+                reader.report.refuse(found.problem("no network", fix));
+            }
+        }
+    }
+    networks
+}
+
+fn alpn(reader: &mut Reader<'_>) -> Vec<Protocol> {
+    let both = [Protocol::Http2, Protocol::Http1];
+    let http2_disabled = reader.flag("http.http2.disabled").unwrap_or(false);
+    let mut protocols = Vec::new();
+    for found in reader.texts("tidegate.edge.alpn") {
+        match both.into_iter().find(|protocol| protocol.name() == found.text) {
+            Some(Protocol::Http2) if http2_disabled => {
+                let problem = found.problem("http.http2.disabled is set", "remove one of them");
+                reader.report.refuse(problem);
+            }
+            Some(protocol) if !protocols.contains(&protocol) => protocols.push(protocol),
+            _ => {
+                reader.report.refuse(found.problem("no such protocol, or twice", "use h2, http/1.1, or both"))
+            }
+        }
+    }
+    if protocols.is_empty() {
+        protocols.extend(both.into_iter().filter(|protocol| *protocol != Protocol::Http2 || !http2_disabled));
+    }
+    protocols
+}
+
+fn connections(reader: &mut Reader<'_>) -> u32 {
+    let wanted = reader.number("tidegate.edge.connections");
+    if let (Some(0), Some(found)) = (wanted, reader.text("tidegate.edge.connections")) {
+        reader.report.refuse(found.problem("nobody could connect", "write a number, such as 20000"));
+    }
+    wanted.unwrap_or(CONNECTIONS)
+}
+
+fn per_client(reader: &mut Reader<'_>) -> Option<u32> {
+    let found = reader.text("tidegate.edge.perclient").filter(|found| !is_off(&found.text))?;
+    let number = units::number(&found.text).and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| *number > 0);
+    if number.is_none() {
+        reader.report.refuse(found.problem("no number above 0", "write a number of connections, or off"));
+    }
+    number
+}
+
+fn hsts(reader: &mut Reader<'_>) -> Option<Duration> {
+    let found = reader.text("tidegate.edge.hsts").filter(|found| !is_off(&found.text))?;
+    reader.duration_of(&found)
+}
+
+fn is_off(text: &str) -> bool {
+    units::flag(text) == Some(false)
 }
 
 fn refuse_mirror(reader: &mut Reader<'_>) {

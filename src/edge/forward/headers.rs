@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::Asker;
 use crate::edge::answer::insert;
+use crate::edge::connection::Client;
 
 /// Headers that concern one connection alone, besides those that `Connection` names. `Expect` was answered by us.
 const HOP_BY_HOP: [&str; 10] = [
@@ -37,7 +37,7 @@ pub fn without_hops(headers: &mut HeaderMap) {
 }
 
 /// Says who asks, in place of all that a client says of that.
-pub fn tell_asker(headers: &mut HeaderMap, asker: &Asker) {
+pub fn tell_asker(headers: &mut HeaderMap, asker: &Client) {
     let theirs = |name: &&HeaderName| {
         let name = name.as_str();
         name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
@@ -47,8 +47,8 @@ pub fn tell_asker(headers: &mut HeaderMap, asker: &Asker) {
         headers.remove(name);
     }
     let scheme = if asker.secure { "https" } else { "http" };
-    insert(headers, HeaderName::from_static("x-forwarded-for"), &asker.peer);
-    insert(headers, HeaderName::from_static("x-real-ip"), &asker.peer);
+    insert(headers, HeaderName::from_static("x-forwarded-for"), &asker.name);
+    insert(headers, HeaderName::from_static("x-real-ip"), &asker.name);
     insert(headers, HeaderName::from_static("x-forwarded-proto"), scheme);
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.insert(HeaderName::from_static("x-forwarded-host"), host);
@@ -88,7 +88,7 @@ mod tests {
             ("forwarded", "for=10.0.0.1;proto=http"),
             ("x-real-ip", "10.0.0.1"),
         ]);
-        tell_asker(&mut headers, &Asker { peer: "192.0.2.7".to_owned(), secure: true });
+        tell_asker(&mut headers, &Client::of("192.0.2.7", true));
         let expected = map(&[
             ("host", "mirror.test:5000"),
             ("x-forwarded-for", "192.0.2.7"),

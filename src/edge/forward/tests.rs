@@ -12,8 +12,13 @@ use super::*;
 async fn before(backend: &TcpListener, requests_max: usize) -> TcpStream {
     let authority = backend.local_addr().unwrap().to_string().parse().unwrap();
     let records = Records { metrics: Arc::default(), access: None };
-    let parts =
-        ForwardParts { backend: Backend::Tcp(authority), records, health: Health::default(), requests_max };
+    let parts = ForwardParts {
+        backend: Backend::Tcp(authority),
+        records,
+        health: Health::default(),
+        gate: Gate::open_to_all(1, Arc::default()),
+        requests_max,
+    };
     let mut forward = Arc::into_inner(Forward::new(parts)).unwrap();
     forward.silence_max = Duration::from_millis(200);
     let forward = Arc::new(forward);
@@ -24,7 +29,7 @@ async fn before(backend: &TcpListener, requests_max: usize) -> TcpStream {
         let service = service_fn(move |request| {
             let (forward, poison) = (Arc::clone(&forward), Poison::default());
             async move {
-                let asker = Asker { peer: "192.0.2.7".to_owned(), secure: false };
+                let asker = Client::of("192.0.2.7", false);
                 Ok::<_, std::convert::Infallible>(forward.answer(request, asker, poison).await)
             }
         });
