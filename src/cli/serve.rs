@@ -1,6 +1,7 @@
 //! `tidegate serve`: puts the parts together, runs them, and takes them apart again.
 
 mod entrance;
+mod reload;
 mod sidecar;
 mod signals;
 
@@ -25,6 +26,7 @@ use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::sys::files;
 use crate::upstream::{AccountState, Setup, Upstream};
+use reload::Live;
 use signals::{Signals, wait_and_drain};
 
 /// How long the stop waits for publications and the index after the connections have ended.
@@ -76,7 +78,7 @@ fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
     };
     if let Some(backend) = &config.edge.forward {
         let runtime = runtime()?;
-        let ended = runtime.block_on(sidecar::serve(config, backend, logs, descriptors));
+        let ended = runtime.block_on(sidecar::serve(config, inputs, backend, logs, descriptors));
         runtime.shutdown_timeout(Duration::from_secs(1));
         return ended;
     }
@@ -144,9 +146,10 @@ async fn serve(
     engine.keep_budget();
     let role = Role::Mirror(site);
     entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
-    let edge = Edge { listener, tls, role, gate, drain, metrics };
+    let edge = Edge { listener, tls, role, gate: Arc::clone(&gate), drain, metrics: Arc::clone(&metrics) };
     let running = tokio::spawn(edge.run());
-    let drained = wait_and_drain(signals, &stop, running, config.http.drain).await;
+    let mut live = Live::new(config, inputs, descriptors, &gate, &metrics, Some(&engine));
+    let drained = wait_and_drain(signals, &stop, running, &mut live).await;
     // What it holds must be let go, so that the index can be left in order.
     housekeeping.abort();
     let _ = housekeeping.await;
@@ -182,8 +185,7 @@ pub(super) fn engine(
         name_configured: proxy.name_configured,
         host: upstream.host(),
         account: proxy.account.as_ref().map(|account| account.username.as_str()),
-        allow: proxy.allow.clone(),
-        deny: proxy.deny.clone(),
+        patterns: reload::patterns(config),
     });
     let rules = freshness::Rules {
         fresh: config.tags.fresh,

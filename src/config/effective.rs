@@ -1,5 +1,6 @@
 //! The configuration as it is understood, in the form in which it is written: what `tidegate check` prints.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -34,6 +35,14 @@ impl Config {
         }
         self.write_ours(&mut yaml);
         yaml.text
+    }
+
+    /// The keys that are not as they are in another configuration, by their names. Of secrets, it sees only whether they are
+    /// set.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (leaves(&self.effective()), leaves(&other.effective()));
+        let all: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        all.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)).cloned().collect()
     }
 
     fn write_mirror(&self, yaml: &mut Yaml) {
@@ -270,6 +279,23 @@ impl Check {
         yaml.word(3, "timeout", duration_text(self.timeout));
         yaml.word(3, "threshold", self.threshold);
     }
+}
+
+/// What stands at the ends of our own YAML: values by key, several where a list has several.
+fn leaves(yaml: &str) -> BTreeMap<String, Vec<String>> {
+    let mut leaves: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut path: Vec<&str> = Vec::new();
+    for line in yaml.lines() {
+        let text = line.trim_start();
+        let level = (line.len() - text.len()) / 2;
+        let Some((name, value)) = text.trim_start_matches("- ").split_once(':') else { continue };
+        path.truncate(level);
+        path.push(name);
+        if !value.is_empty() {
+            leaves.entry(path.join(".")).or_default().push(value.trim().to_owned());
+        }
+    }
+    leaves
 }
 
 /// Lines of YAML.

@@ -27,6 +27,7 @@ mod limits;
 mod model;
 mod operate;
 mod reach;
+mod reload;
 mod rot;
 mod service;
 mod sidecar;

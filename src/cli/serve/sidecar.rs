@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::reload::Live;
 use super::signals::{Signals, wait_and_drain};
 use super::{Logs, entrance, open_console, tell_expiry};
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, Inputs};
 use crate::edge::listener::Listener;
 use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Forward, ForwardParts, Role, drain, limits};
@@ -14,6 +15,7 @@ use crate::observe::metrics::Metrics;
 /// Serves until it is told to stop.
 pub async fn serve(
     config: &Config,
+    inputs: &Inputs,
     backend: &Backend,
     logs: &Logs,
     descriptors: Option<u64>,
@@ -50,9 +52,10 @@ pub async fn serve(
     health.start(config.health.checks.clone(), None);
     let role = Role::Forward(forward);
     entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
+    let mut live = Live::new(config, inputs, descriptors, &gate, &metrics, None);
     let edge = Edge { listener, tls, role, gate, drain, metrics };
     let running = tokio::spawn(edge.run());
-    wait_and_drain(signals, &stop, running, config.http.drain).await
+    wait_and_drain(signals, &stop, running, &mut live).await
 }
 
 fn introduce(config: &Config, backend: &Backend) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::reload::Live;
 use crate::edge::drain::Stop;
 
 /// What an operator tells the process.
@@ -33,15 +34,16 @@ pub async fn wait_and_drain(
     mut signals: Signals,
     stop: &Stop,
     mut running: tokio::task::JoinHandle<()>,
-    drain: Duration,
+    live: &mut Live,
 ) -> Result<(), String> {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
+            _ = signals.hangup.recv() => live.reload().await,
         }
     }
+    let drain = live.drain();
     tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
     stop.begin();
     tokio::select! {
