@@ -25,6 +25,7 @@ mod socket;
 pub mod tls;
 mod visit;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use admin::Admin;
@@ -32,8 +33,10 @@ pub use console::Console;
 use drain::Drain;
 pub use forward::{Forward, ForwardParts};
 use gate::Gate;
+use limits::LAST_CALL_WAIT;
 use listener::Listener;
 pub use site::{Site, SiteParts};
+use socket::Stream;
 use tls::Acceptor;
 pub use visit::Records;
 
@@ -74,22 +77,30 @@ impl Edge {
     pub async fn run(self) {
         let mut drain = self.drain.clone();
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            tokio::select! {
+                accepted = self.listener.accept() => self.welcome(accepted),
                 () = drain.began() => break,
-            };
-            let Some((stream, ip)) = accepted else { continue };
-            let Some(place) = self.gate.enter() else { continue };
-            let connection = connection::Connection {
-                tls: self.tls.clone(),
-                role: self.role.clone(),
-                gate: Arc::clone(&self.gate),
-                drain: self.drain.clone(),
-                metrics: Arc::clone(&self.metrics),
-            };
-            tokio::spawn(connection.serve(stream, ip, place));
+            }
+        }
+        // Whoever was let in by the system before is served: else the close would reset what a client takes for accepted.
+        self.listener.take_no_more();
+        while let Ok(accepted) = tokio::time::timeout(LAST_CALL_WAIT, self.listener.accept()).await {
+            self.welcome(accepted);
         }
         drop(self.listener);
         self.gate.empty().await;
+    }
+
+    fn welcome(&self, accepted: Option<(Stream, Option<IpAddr>)>) {
+        let Some((stream, ip)) = accepted else { return };
+        let Some(place) = self.gate.enter() else { return };
+        let connection = connection::Connection {
+            tls: self.tls.clone(),
+            role: self.role.clone(),
+            gate: Arc::clone(&self.gate),
+            drain: self.drain.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        tokio::spawn(connection.serve(stream, ip, place));
     }
 }

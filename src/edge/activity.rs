@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::sys::clock;
 use crate::sys::sync::lock;
 
@@ -12,6 +14,9 @@ use crate::sys::sync::lock;
 #[derive(Debug)]
 pub struct Activity {
     requests: AtomicUsize,
+    /// Whether there was any request, and who waits for the first one.
+    begun: AtomicBool,
+    first: Notify,
     /// The peer takes no more bytes at the moment.
     blocked: AtomicBool,
     idle_since: Mutex<Instant>,
@@ -25,13 +30,29 @@ impl Activity {
     /// A connection that was just opened.
     pub fn new() -> Arc<Self> {
         let idle_since = Mutex::new(clock::monotonic());
-        Arc::new(Self { requests: AtomicUsize::new(0), blocked: AtomicBool::new(false), idle_since })
+        Arc::new(Self {
+            requests: AtomicUsize::new(0),
+            begun: AtomicBool::new(false),
+            first: Notify::new(),
+            blocked: AtomicBool::new(false),
+            idle_since,
+        })
     }
 
     /// A request has come.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::AcqRel);
+        if !self.begun.swap(true, Ordering::AcqRel) {
+            self.first.notify_one();
+        }
         Busy(Arc::clone(self))
+    }
+
+    /// Waits for the first request; one may wait.
+    pub async fn first_request(&self) {
+        if !self.begun.load(Ordering::Acquire) {
+            self.first.notified().await;
+        }
     }
 
     /// The peer took bytes, or took none.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -109,7 +109,7 @@ impl Connection {
         let ip = if rules.is_proxy(ip) {
             let read = tokio::select! {
                 read = tokio::time::timeout(PROXY_HEADER_WAIT, proxy_header::read(stream)) => read,
-                () = drain.began() => return None,
+                () = last_call(&mut drain) => return None,
             };
             let read = read.map_err(io::Error::from).and_then(|read| read);
             let read = read.inspect_err(|error| {
@@ -155,7 +155,7 @@ impl Connection {
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
-            () = drain.began() => return None,
+            () = last_call(&mut drain) => return None,
         };
         let shaken = shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}")));
         shaken
@@ -199,13 +199,15 @@ impl Conversation {
         let mut drain = self.drain.clone();
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
-            () = drain.began() => None,
+            () = self.may_be_told_to_end(&mut drain) => None,
             () = self.activity.idle_for(HEAD_WAIT) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
+                // However long it was idle: what is said to it now takes a moment to arrive.
+                self.activity.touch();
                 tokio::select! {
                     ended = connection => ended,
                     () = drain.closes() => return,
@@ -218,13 +220,22 @@ impl Conversation {
         }
     }
 
+    /// Waits until a stop has begun, and for the first request of a connection that is just there: hyper closes one that has
+    /// not had any.
+    async fn may_be_told_to_end(&self, drain: &mut Drain) {
+        drain.began().await;
+        let _ = tokio::time::timeout(FAREWELL_WAIT, self.activity.first_request()).await;
+    }
+
     fn answer(
         &self,
         request: Request<Incoming>,
         poison: Poison,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         let (role, client, busy) = (self.role.clone(), self.client.clone(), self.activity.begin());
-        let gate = Arc::clone(&self.gate);
+        let (gate, drain) = (Arc::clone(&self.gate), self.drain.clone());
+        // HTTP/2 says it by GOAWAY, and has no such header.
+        let says_close = request.version() < Version::HTTP_2;
         async move {
             let hsts = gate.rules().hsts.clone().filter(|_| client.secure);
             let mut response = match role {
@@ -240,9 +251,18 @@ impl Conversation {
             if let Some(hsts) = hsts {
                 response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
             }
+            if says_close && drain.has_begun() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok(response.map(|body| body.keeping(busy)))
         }
     }
+}
+
+/// Waits until a stop has begun, and as long as a client gets to make a beginning then.
+async fn last_call(drain: &mut Drain) {
+    drain.began().await;
+    tokio::time::sleep(FAREWELL_WAIT).await;
 }
 
 /// Whether a handshake is that of a CA that looks whether a name is ours (RFC 8737). CAs ask from addresses that nobody

@@ -22,6 +22,9 @@ pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// new connection without a word when they find one closed.
 pub const HEAD_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a listener that is about to close waits for one more connection that the system has accepted.
+pub const LAST_CALL_WAIT: Duration = Duration::from_millis(20);
+
 /// How long a connection that was told to end may do nothing before it is closed: an HTTP/2 client that is silent, or one
 /// in the middle of a head.
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(1);

@@ -60,6 +60,13 @@ impl Listener {
         bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
     }
 
+    /// Lets the system accept hardly anything more, so that what is left to be accepted comes to an end.
+    pub fn take_no_more(&self) {
+        if let Self::Tcp(listener) = self {
+            let _ = SockRef::from(listener).listen(0);
+        }
+    }
+
     /// The next connection and the peer's address, which one on a Unix socket has not. `None`: it was gone before it was here, or the
     /// machine is out of something, after a pause.
     pub async fn accept(&self) -> Option<(Stream, Option<IpAddr>)> {

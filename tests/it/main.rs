@@ -18,6 +18,7 @@ mod conformance;
 mod crash;
 mod disk;
 mod documents;
+mod drain;
 mod failure;
 mod faults;
 mod fills;
