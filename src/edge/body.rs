@@ -88,7 +88,8 @@ impl Body {
     }
 
     /// Keeps its connection busy until its end.
-    pub fn keeping(mut self, busy: Busy) -> Self {
+    pub fn keeping(mut self, mut busy: Busy) -> Self {
+        busy.offer();
         self.busy = Some(busy);
         self
     }
@@ -126,7 +127,11 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.busy.iter_mut().for_each(Busy::taken);
         let next = ready!(self.next(cx));
+        if matches!(next, Some(Ok(_))) {
+            self.busy.iter_mut().for_each(Busy::offer);
+        }
         match &next {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |piece| piece.len() as u64);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
@@ -22,7 +23,8 @@ use super::body::Body;
 use super::drain::Drain;
 use super::gate::{Gate, Place};
 use super::limits::{
-    FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, PROXY_HEADER_WAIT, STREAMS_MAX,
+    FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, PROXY_HEADER_WAIT, SILENCE_MAX,
+    STREAMS_MAX,
 };
 use super::socket::{Poison, Socket, Stream};
 use super::tls::{Acceptor, PLAIN_ANSWER};
@@ -173,7 +175,8 @@ impl Conversation {
         // `drive` ends idle connections and endless heads, in both protocols by one rule.
         builder.header_read_timeout(None).max_header_size(HEAD_BYTES_MAX).title_case_headers(true);
         let service = service_fn(|request| self.answer(request, poison.clone()));
-        self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
+        // A client that takes no bytes is the system's to find out, by the user timeout of TCP; one that takes a few is slow.
+        self.drive(builder.serve_connection(TokioIo::new(io), service), Duration::MAX).await;
     }
 
     /// Here a wrong body resets its own stream; the connection that the others share goes on.
@@ -186,12 +189,13 @@ impl Conversation {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL);
         let service = service_fn(|request| self.answer(request, Poison::default()));
-        self.drive(builder.serve_connection(TokioIo::new(io), service)).await;
+        // Here a client may keep its windows shut while it answers all pings.
+        self.drive(builder.serve_connection(TokioIo::new(io), service), SILENCE_MAX).await;
     }
 
     /// Runs a connection to its end: to the client's, or until it was idle for long, or in a drain until what is under
     /// way has ended.
-    async fn drive<C: GracefulConnection>(&self, connection: C)
+    async fn drive<C: GracefulConnection>(&self, connection: C, stall_max: Duration)
     where
         C::Error: std::fmt::Display,
     {
@@ -201,6 +205,9 @@ impl Conversation {
             ended = connection.as_mut() => Some(ended),
             () = self.may_be_told_to_end(&mut drain) => None,
             () = self.activity.idle_for(HEAD_WAIT) => None,
+            () = self.activity.stalled_for(stall_max) => {
+                return tracing::debug!(peer = self.client.name, "a client took nothing of its answers");
+            }
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -211,6 +218,7 @@ impl Conversation {
                 tokio::select! {
                     ended = connection => ended,
                     () = drain.closes() => return,
+                    () = self.activity.stalled_for(stall_max) => return,
                     () = self.activity.idle_for(FAREWELL_WAIT) => return,
                 }
             }

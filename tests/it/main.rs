@@ -12,6 +12,7 @@
 mod blackbox;
 mod support;
 
+mod abuse;
 mod budget;
 mod clients;
 mod conformance;

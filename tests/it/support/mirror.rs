@@ -239,6 +239,11 @@ impl Mirror {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// The files of the cache, without tidegate's own.
     pub fn files(&self) -> Vec<PathBuf> {
         files(&self.setup.root().join("docker"))
