@@ -2,6 +2,7 @@
 
 mod floods;
 mod http2;
+mod requests;
 mod slow;
 
 use std::time::Instant;
@@ -59,14 +60,19 @@ impl Scene {
 
     /// All is as it was before, or comes to be.
     async fn is_as_before(&self) {
+        self.has_let_go().await;
+        let memory = self.mirror.anonymous_memory();
+        assert!(memory < self.memory + SLACK_BYTES, "{} MiB, and {} before", memory >> 20, self.memory >> 20);
+        self.hit().await;
+    }
+
+    /// The connections are closed, or come to be.
+    async fn has_let_go(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.mirror.descriptors() > self.descriptors + SLACK_DESCRIPTORS {
             assert!(Instant::now() < deadline, "{} descriptors", self.mirror.descriptors());
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        let memory = self.mirror.anonymous_memory();
-        assert!(memory < self.memory + SLACK_BYTES, "{} MiB, and {} before", memory >> 20, self.memory >> 20);
-        self.hit().await;
     }
 }
 
