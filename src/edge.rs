@@ -8,6 +8,7 @@ mod activity;
 mod admin;
 mod answer;
 mod body;
+pub mod certificates;
 mod conditional;
 mod connection;
 mod console;
