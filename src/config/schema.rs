@@ -144,13 +144,8 @@ const TLS: &[Field] = &[
     used("key", Kind::Text),
     used("minimumtls", Kind::Text),
     used("ciphersuites", Kind::Texts),
-    refused(
-        "clientcas",
-        "this version does not ask clients for certificates, so everybody would be let in",
-        "remove it, and keep the port within your network",
-    ),
-    // Without `clientcas` it has no effect in `registry` either.
-    silent("clientauth"),
+    used("clientcas", Kind::Texts),
+    used("clientauth", Kind::Text),
     refused(
         "letsencrypt",
         "this version does not get certificates itself",
@@ -266,11 +261,21 @@ const TIDEGATE: &[Field] = &[
             used("stall", Kind::Duration),
         ]),
     ),
-    refused("edge", LATER, REMOVE),
-    refused("tls", LATER, REMOVE),
+    used("edge", Kind::Keys(OUR_EDGE)),
+    used("tls", Kind::Keys(&[used("dir", Kind::Text), used("keep", Kind::Flag)])),
     refused("acme", LATER, REMOVE),
     used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
+];
+
+const OUR_EDGE: &[Field] = &[
+    refused("forward", LATER, REMOVE),
+    refused("allow", LATER, REMOVE),
+    refused("proxyprotocol", LATER, REMOVE),
+    refused("perclient", LATER, REMOVE),
+    refused("http", LATER, REMOVE),
+    refused("ktls", LATER, REMOVE),
+    used("strictsni", Kind::Flag),
 ];
 
 const OUR_CACHE: &[Field] = &[

@@ -1,6 +1,7 @@
 //! The admin socket: commands of an operator, one JSON document each, answered by one.
 //!
-//! `POST /v1/operate` with a [`Command`]; who may connect is a matter of the mode of the socket.
+//! `POST /v1/operate` with a [`Command`]; `GET /v1/certificates`, and `POST` after all their files were read again. Who may
+//! connect is a matter of the mode of the socket.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::body::Body;
+use super::reload::Secured;
 use super::{failure, lists};
 use crate::engine::{Command, Engine};
 
@@ -21,11 +23,16 @@ const COMMAND_BYTES_MAX: usize = 4096;
 pub struct Admin {
     /// Who does it.
     pub engine: Arc<Engine>,
+    /// The certificates, if TLS is spoken.
+    pub secured: Option<Secured>,
 }
 
 impl Admin {
     /// Answers a request of a peer, who is named in the log where something changes.
     pub async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Body> {
+        if request.uri().path() == "/v1/certificates" {
+            return self.certificates(request.method() == Method::POST, peer).await;
+        }
         if request.method() != Method::POST || request.uri().path() != "/v1/operate" {
             return failure::text(StatusCode::NOT_FOUND, "404 page not found\n");
         }
@@ -46,6 +53,20 @@ impl Admin {
             Ok(Err(reason)) => refusal(StatusCode::UNPROCESSABLE_ENTITY, &reason),
             Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the command failed; the log has more"),
         }
+    }
+
+    async fn certificates(&self, reload: bool, peer: &str) -> Response<Body> {
+        let Some(secured) = &self.secured else {
+            return refusal(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this mirror speaks plain HTTP and has no certificates",
+            );
+        };
+        if reload {
+            tracing::info!(peer, "an operator wants the certificate files to be read again");
+            secured.reload().await;
+        }
+        lists::document(&json!({ "certificates": secured.certificates.listing() }))
     }
 }
 

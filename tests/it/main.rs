@@ -13,6 +13,7 @@ mod blackbox;
 mod support;
 
 mod budget;
+mod certificates;
 mod clients;
 mod conformance;
 mod crash;

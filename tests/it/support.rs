@@ -1,5 +1,6 @@
 //! What the scenarios are told with: a scripted Hub, a running mirror, images, clients.
 
+pub mod authority;
 pub mod command;
 pub mod hub;
 pub mod image;
@@ -13,6 +14,7 @@ pub mod script;
 pub mod strace;
 pub mod tls;
 pub mod trace;
+pub mod writer;
 
 use std::time::Duration;
 

@@ -180,3 +180,17 @@ fn how_much_is_kept_and_for_how_long() {
     let cache = from_variables(&variables).unwrap().cache;
     assert_eq!((cache.max_size, cache.idle), (Share::Percent(70), Some(Duration::from_secs(3600))));
 }
+
+#[test]
+fn certificates_come_from_files_from_a_folder_or_from_both() {
+    let config = from_yaml("tidegate: {tls: {dir: certs}}").unwrap();
+    let tls = config.http.tls.unwrap();
+    assert_eq!((tls.files, tls.folder.unwrap().to_str(), tls.keep), (None, Some("certs"), true));
+    let clients =
+        "http: {tls: {certificate: /c, key: /k, clientcas: /a.pem, clientauth: VERIFY-client-cert-if-given}}";
+    let clients = from_yaml(clients).unwrap().http.tls.unwrap().clients.unwrap();
+    assert_eq!(clients.demand, ClientDemand::VerifyIfGiven);
+    let default = from_yaml("http: {tls: {certificate: /c, key: /k, clientcas: [/a.pem, /b.pem]}}");
+    let default = default.unwrap().http.tls.unwrap().clients.unwrap();
+    assert_eq!((default.authorities.len(), default.demand), (2, ClientDemand::RequireAndVerify));
+}
