@@ -36,9 +36,11 @@ mod links;
 mod list;
 mod manifest;
 mod referrers;
+mod schedule;
 mod tag;
 mod unpublished;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,6 +170,8 @@ pub struct Engine {
     scrubbing: Semaphore,
     scrub_on_demand: Semaphore,
     scrub_wanted: Notify,
+    /// Whether `registry`'s note of what expires was taken over.
+    schedule_known: AtomicBool,
 }
 
 /// What was asked for and found absent.
@@ -228,6 +232,7 @@ impl Engine {
             scrubbing: Semaphore::new(1),
             scrub_on_demand: Semaphore::new(1),
             scrub_wanted: Notify::new(),
+            schedule_known: AtomicBool::new(false),
         })
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/docker/registry/v2/blobs/sha256/ab/<hex>/data      what is held, under its digest
 //! <root>/docker/registry/v2/repositories/<name>/…/link      what belongs to which repository
+//! <root>/scheduler-state.json                               when `registry` lets what go
 //! <root>/tidegate/{lock,partial,quarantine}                 ours, invisible to `registry`
 //! ```
 //!
@@ -16,6 +17,7 @@ mod layout;
 mod links;
 mod partial;
 mod remove;
+mod schedule;
 mod tree;
 mod unfinished;
 
@@ -31,6 +33,7 @@ use crate::sys::{clock, entropy, sync};
 use layout::Layout;
 pub use partial::{Extents, Partial, Record};
 pub use remove::OwnBytes;
+pub use schedule::{Expiry, LinkKind};
 pub use tree::Shard;
 pub use unfinished::{Begun, Unfinished};
 

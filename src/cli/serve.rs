@@ -123,7 +123,7 @@ async fn serve(
         let engine = Arc::clone(&engine);
         async move {
             engine.recover().await;
-            engine.scrub_for_ever().await;
+            tokio::join!(engine.keep_schedule(), Arc::clone(&engine).scrub_for_ever());
         }
     });
     engine.keep_budget();
@@ -134,7 +134,11 @@ async fn serve(
     housekeeping.abort();
     let _ = housekeeping.await;
     drained?;
-    if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
+    let settle = async {
+        engine.settle().await;
+        engine.write_schedule().await;
+    };
+    if tokio::time::timeout(SETTLE_WAIT, settle).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
     Ok(())

@@ -62,12 +62,17 @@ pub struct Rebuilt {
 
 impl Engine {
     /// Takes in what the index does not know of the tree; at the start, in the background. An index that has been whole
-    /// once gets the names of the repositories only.
+    /// once gets the names of the repositories only, and what `registry` noted of the volume.
     pub async fn recover(self: &Arc<Self>) {
         if self.index.is_whole() {
             self.take_in_names(&mut Rebuilt::default()).await;
-            return;
+        } else {
+            self.fill_index().await;
         }
+        self.take_over_schedule().await;
+    }
+
+    async fn fill_index(self: &Arc<Self>) {
         let found = self.rebuild_index().await;
         if found.blobs > 0 {
             tracing::info!(
@@ -273,7 +278,7 @@ impl Engine {
 }
 
 /// The row of a file that was found in the tree.
-fn unverified_row(identity: Identity) -> BlobRow {
+pub(super) fn unverified_row(identity: Identity) -> BlobRow {
     BlobRow {
         size: identity.size,
         identity: Some(identity),

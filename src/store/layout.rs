@@ -89,6 +89,11 @@ impl Layout {
         self.repository(name).join(kind).join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
+    /// What `registry` lets expire when.
+    pub(super) fn schedule(&self) -> PathBuf {
+        self.root.join("scheduler-state.json")
+    }
+
     pub(super) fn ours(&self) -> PathBuf {
         self.root.join("tidegate")
     }
