@@ -264,6 +264,10 @@ impl Engine {
         // All permits at once: every publication that was under way has ended.
         let _permits = self.publications.acquire_many(all).await;
         self.index.committed().await;
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.stop_relaxing()).await.and_then(|result| result) {
+            tracing::warn!(%error, "what was fetched is verified again at the next start: it can't be synced");
+        }
     }
 }
 

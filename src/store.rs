@@ -13,6 +13,7 @@
 //!
 //! All calls here may wait for the disk, so the engine makes them on the blocking pool.
 
+mod durability;
 mod layout;
 mod links;
 mod partial;
@@ -25,8 +26,9 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
+use crate::config::Durability;
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
 use crate::sys::{clock, entropy, sync};
@@ -44,6 +46,9 @@ pub struct Store {
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
     alive: partial::Alive,
+    durability: RwLock<Durability>,
+    doubtful_since: Mutex<Option<i64>>,
+    marked_since: Mutex<Option<i64>>,
     /// Held for the moment in which a blob gets or loses its name.
     naming: Mutex<()>,
     /// The lock is held as long as the file is open.
@@ -114,6 +119,9 @@ pub enum StoreError {
 /// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
 const QUARANTINED_MAX: usize = 16;
 
+/// Most bytes of them on the disk: they take room from what is of use.
+const QUARANTINED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 impl Store {
     /// Opens the tree under `root`, creating what is missing, and takes its lock.
     /// `owner` tells the upstream and the account: links that were written for others do not count.
@@ -129,11 +137,15 @@ impl Store {
             layout,
             links_count: false,
             alive,
+            durability: RwLock::new(Durability::Full),
+            doubtful_since: Mutex::default(),
+            marked_since: Mutex::default(),
             naming: Mutex::default(),
             _lock: lock,
             _temporary: None,
         };
         store.sweep(clock::now(), Unfinished::OfEarlierProcesses);
+        store.find_doubt();
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
             tracing::warn!(
@@ -180,18 +192,22 @@ impl Store {
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
-    /// crash the blob is there whole, or not at all.
+    /// crash the blob is there whole, or not at all. Relaxed, after a power cut it may be there with wrong bytes.
     pub fn publish(&self, partial: &Partial, digest: &Digest) -> io::Result<Identity> {
         if partial.digest() != *digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
-        partial.sync()?;
+        let durability = self.durability();
+        if *durability == Durability::Full {
+            partial.sync()?;
+        }
         let before = files::state(&partial.file())?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
         self.name(partial, digest, &target, &folder)?;
-        for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
-            changed.map_or(Ok(()), files::sync_folder)?;
+        match *durability {
+            Durability::Full => folder.ancestors().take(3).try_for_each(files::sync_folder)?,
+            Durability::Relaxed => self.note_unsynced(&files::identity(&partial.file())?)?,
         }
         // Taken after the rename, which changes the ctime. Whoever wrote into it meanwhile changed its time of modification.
         let after = files::state(&partial.file())?;
@@ -232,18 +248,36 @@ impl Store {
         Ok(true)
     }
 
+    /// Takes a partial with wrong bytes out of use, and keeps it like a damaged blob. It can't be published any more.
+    pub fn quarantine_partial(&self, partial: &Partial, digest: &Digest) -> io::Result<()> {
+        partial.rename(&self.layout.quarantined(digest, clock::unix_ms()))?;
+        self.thin_quarantine(QUARANTINED_MAX, QUARANTINED_BYTES_MAX);
+        Ok(())
+    }
+
+    /// Keeps the newest in quarantine. What can't be cleared up is out of the way all the same, and stays.
+    fn thin_quarantine(&self, files_max: usize, bytes_max: u64) {
+        let entries = fs::read_dir(self.layout.quarantine()).into_iter().flatten().flatten();
+        let mut found: Vec<_> =
+            entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?))).collect();
+        found.sort_by_key(|(_, metadata)| (metadata.ctime(), metadata.ctime_nsec()));
+        let (mut files, mut bytes) = (0, 0_u64);
+        for (path, metadata) in found.iter().rev() {
+            files += 1;
+            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+            if files > files_max || bytes > bytes_max {
+                remove(path, "a quarantined blob");
+            }
+        }
+    }
+
     /// Moves what is under a path into quarantine, whatever it is; whether there was something.
     fn move_aside(&self, path: &Path, digest: &Digest) -> io::Result<bool> {
         match fs::rename(path, self.layout.quarantined(digest, clock::unix_ms())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other?,
         }
-        // It is out of the way; what can't be cleared up stays.
-        let entries = fs::read_dir(self.layout.quarantine()).into_iter().flatten().flatten();
-        let mut kept: Vec<_> = entries.collect();
-        kept.sort_by_cached_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
-        let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter().take(surplus).for_each(|entry| remove(&entry.path(), "a quarantined blob"));
+        self.thin_quarantine(QUARANTINED_MAX, QUARANTINED_BYTES_MAX);
         Ok(true)
     }
 }

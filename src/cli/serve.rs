@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{dwelling, refuse, say};
-use crate::config::{Config, Debug, Inputs};
+use crate::config::{Config, Debug, Durability, Inputs};
 use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
@@ -83,6 +83,9 @@ async fn serve(
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
     // grows.
     let signals = Signals::listen()?;
+    if config.cache.durability == Durability::Relaxed {
+        store.relax();
+    }
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());

@@ -107,6 +107,11 @@ impl Layout {
         self.ours().join("links-owner")
     }
 
+    /// There if what was published may not be on the disk: since when.
+    pub(super) fn unsynced(&self) -> PathBuf {
+        self.ours().join("unsynced")
+    }
+
     /// When what was last used.
     pub(super) fn heat(&self) -> PathBuf {
         self.ours().join("heat")

@@ -3,6 +3,7 @@
 mod below;
 mod blobs;
 mod index;
+mod unsynced;
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The end of a fill: what is right becomes a blob, what is wrong is removed, what is unfinished stays for a while.
+//! The end of a fill: what is right becomes a blob, what is wrong is set aside, what is unfinished stays for a while.
 
 use std::sync::Arc;
 
@@ -28,15 +28,18 @@ pub(in crate::engine) fn blob_row(identity: files::Identity, adopted: bool) -> B
 
 impl Fill {
     /// Whether what is there is what was asked for.
-    pub(super) fn check(&self, kept: &Kept) -> Result<(), Failure> {
+    pub(super) async fn check(&self, kept: &Kept) -> Result<(), Failure> {
         let partial = kept.partial()?;
         let got = partial.digest();
         if got == self.flight.digest {
             return Ok(());
         }
-        tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
         self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
-        partial.discard().map_err(disk)?;
+        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
+        // One without a name, and one that can't be set aside, ends here.
+        let aside = move || store.quarantine_partial(&partial, &digest).or_else(|_| partial.discard());
+        blocking(aside).await.and_then(|result| result).map_err(disk)?;
+        tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; they are set aside");
         Err(Failure::Mismatch)
     }
 

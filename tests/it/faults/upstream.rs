@@ -1,11 +1,12 @@
 //! Upstreams that answer oddly.
 
 use serde_json::json;
+use tidegate::registry::Digest;
 
 use super::Cold;
 use crate::support::hub::{Fault, Host, Hub, Seen};
 use crate::support::image::{self, OCI};
-use crate::support::mirror::Setup;
+use crate::support::mirror::{Setup, files};
 use crate::support::pull::{get, head};
 
 fn leaked(text: String) -> &'static str {
@@ -21,6 +22,23 @@ async fn a_blob_longer_than_its_manifest_says_is_cut_and_not_kept() {
     assert!(answer.status != 200 || !answer.whole, "{}", answer.status);
     assert!(longer.applied() >= 1);
     cold.has_no_layer();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_set_aside_and_never_in_the_tree() {
+    let cold = Cold::new().await;
+    let wrong = cold.hub.fault(Host::Cdn, "GET", Fault::Wrong);
+    let answer = get(&cold.layer()).await;
+    assert!(answer.status != 200 || !answer.whole, "{}", answer.status);
+    assert!(wrong.applied() >= 1);
+    cold.has_no_layer();
+    cold.mirror.logged("they are set aside");
+    let aside = files(&cold.mirror.setup.root().join("tidegate/quarantine"));
+    let name = aside[0].file_name().unwrap().to_string_lossy().into_owned();
+    assert!(aside.len() == 1 && name.starts_with(&cold.image.layers[0][7..]), "{aside:?}");
+    let bytes = std::fs::read(&aside[0]).unwrap();
+    assert!(bytes.len() >= 300_000 && Digest::sha256(&bytes).to_string() != cold.image.layers[0]);
+    assert!(files(&cold.mirror.setup.root().join("tidegate/partial")).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
