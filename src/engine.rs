@@ -26,6 +26,7 @@ pub mod recent;
 pub mod repository;
 pub mod rescue;
 pub mod scrub;
+pub mod tend;
 
 mod adopt;
 mod blob;

@@ -181,6 +181,33 @@ async fn an_upstream_that_breaks_off_at_one_place_for_ever_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drip_below_the_least_rate_is_left_for_another_transfer() {
+    let cold = Cold::new().await;
+    // The least is 16 KiB in the time of a stall: here as in half a minute, a thirtieth of it.
+    let (setup, _) = cold.mirror.stop();
+    let cold = Cold { mirror: setup.with("TIDEGATE_FILL_STALL", "1s").start(), ..cold };
+    let drip = cold.hub.fault(Host::Cdn, "GET", Fault::Slow(4_000));
+    drip.times(1);
+    cold.is_pulled().await;
+    assert_eq!(drip.applied(), 1);
+    // Layer and config, and the one that dripped.
+    assert_eq!(cold.hub.count(Seen::is_blob_transfer), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_transfer_above_the_least_rate_is_borne() {
+    let cold = Cold::new().await;
+    let (setup, _) = cold.mirror.stop();
+    let cold = Cold { mirror: setup.with("TIDEGATE_FILL_STALL", "1s").start(), ..cold };
+    assert_eq!(get(&cold.url("manifests/1")).await.digest(), cold.image.digest);
+    cold.hub.forget();
+    let slow = cold.hub.fault(Host::Cdn, "GET", Fault::Slow(80_000));
+    let answer = get(&cold.layer()).await;
+    assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, &cold.image.layers[0]));
+    assert_eq!((slow.applied(), cold.hub.count(Seen::is_blob_transfer)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_absence_ends_with_a_manifest_that_names_it() {
     let cold = Cold::new().await;
     cold.hub.hide("library/app", true);
