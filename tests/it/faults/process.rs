@@ -67,7 +67,7 @@ fn a_process_that_gets_few_threads_says_so_at_the_start() {
     }
     let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
     let limit = ["setpriv", &user[0], &user[1], "--clear-groups", "prlimit", "--nproc=8"];
-    let refused = setup.clone().under(&limit).output();
+    let refused = setup.under(&limit).output();
     let text = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{text}");
     assert!(text.contains("TasksMax") && !text.contains("panicked"), "{text}");
