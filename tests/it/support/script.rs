@@ -275,8 +275,7 @@ fn must_be_whole(mirror: &Mirror, answer: &Answer, what: &str) {
 /// Asks; nothing if the mirror is gone before it answers. A whole 200 has the right bytes, whatever happens.
 async fn ask(mirror: &Mirror, path: &str, expected: &[impl AsRef<str>]) -> Option<Answer> {
     let url = mirror.url(&format!("/v2/{REPOSITORY}/{path}"));
-    let request = pull::client().get(&url).header(pull::MODERN.0, pull::MODERN.1);
-    let answer = pull::finish(super::soon(&url, request.send()).await.ok()?).await;
+    let answer = pull::attempt(&url).await?;
     if answer.status == 200 && answer.whole {
         let digest = answer.digest();
         assert!(expected.iter().any(|one| one.as_ref() == digest), "{path}: wrong bytes in a 200");
