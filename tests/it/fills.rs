@@ -144,6 +144,22 @@ async fn a_part_far_ahead_of_a_fill_does_not_wait_for_it() {
     assert!(received <= blob.size + 4 * MIB, "{received}");
 }
 
+/// A second is told by what the upstream gives in one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_at_90_percent_of_a_blob_from_a_slow_upstream_is_there_within_a_second() {
+    let blob = Blob::of(if is_long() { 1024 * MIB } else { 64 * MIB }).await;
+    let a_second = 20_000_000;
+    let slow = blob.hub.fault(Host::Cdn, "GET", Fault::Slow(a_second));
+    let mut whole = open(&blob.url()).await;
+    soon("the first byte", whole.chunk()).await.unwrap().unwrap();
+    let (before, first) = (blob.received().await, blob.size / 10 * 9);
+    let mut answer = blob.part(first, Some(first + MIB)).await;
+    let begin = soon("the first byte of the part", answer.chunk()).await.unwrap().unwrap();
+    let meanwhile = blob.received().await - before;
+    assert!(meanwhile <= a_second, "{meanwhile} bytes came before");
+    assert!(begin == pattern(first, first + begin.len() as u64) && slow.applied() == 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_cold_blob_is_asked_for_as_a_part_and_the_rest_follows() {
     let blob = Blob::of(64 * MIB).await;

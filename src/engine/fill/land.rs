@@ -77,6 +77,7 @@ impl Fill {
             Err(error) => {
                 self.engine.unstorable.add(digest, (), clock::monotonic());
                 tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
+                self.forsake(&kept).await;
                 self.relieve(&Arc::new(error));
             }
         }
@@ -88,6 +89,15 @@ impl Fill {
     async fn last_with_readers(&self) {
         while !self.engine.flights.abandon(&self.flight) {
             self.flight.moved().await;
+        }
+    }
+
+    /// A file that could not be synced is never synced again: the kernel forgets what it could not write, and the next
+    /// call says that all is well. Its readers keep it open.
+    async fn forsake(&self, kept: &Kept) {
+        let Ok(partial) = kept.partial() else { return };
+        if let Ok(Err(error)) = blocking(move || partial.discard()).await {
+            tracing::warn!(digest = %self.flight.digest, %error, "an unfinished blob can't be removed");
         }
     }
 

@@ -163,7 +163,7 @@ impl Script {
     pub async fn all_is_held(&self, mirror: &Mirror) {
         self.hub.forget();
         for answer in self.play(mirror).await {
-            assert!(answer.status == 200 && answer.whole, "{} {}", answer.status, answer.whole);
+            must_be_whole(mirror, &answer, "another life");
         }
         assert_eq!((self.hub.count(Seen::is_blob_transfer), self.hub.count(Seen::is_counted)), (0, 0));
     }
@@ -185,7 +185,7 @@ impl Script {
         assert!(asked > 0 || !held.links.contains(TAG), "nobody found the upstream down");
         let mirror = setup.start();
         for answer in self.play(&mirror).await {
-            assert!(answer.status == 200 && answer.whole, "{} {}", answer.status, answer.whole);
+            must_be_whole(&mirror, &answer, "with the upstream");
         }
         assert!(self.settled(&root, || false).await);
         drop(mirror);
@@ -263,14 +263,19 @@ fn hex_path(digest: &str) -> String {
 
 async fn must(mirror: &Mirror, path: &str, digest: &str) {
     let answer = ask(mirror, path, &[digest]).await.unwrap_or_else(|| panic!("{path}: no answer"));
-    assert!(answer.status == 200 && answer.whole, "{path}: {} {}", answer.status, answer.whole);
+    must_be_whole(mirror, &answer, path);
+}
+
+#[track_caller]
+fn must_be_whole(mirror: &Mirror, answer: &Answer, what: &str) {
+    let (status, bytes) = (answer.status, answer.body.len());
+    assert!(status == 200 && answer.whole, "{what}: {status}, cut after {bytes} bytes: {:#?}", mirror.log());
 }
 
 /// Asks; nothing if the mirror is gone before it answers. A whole 200 has the right bytes, whatever happens.
 async fn ask(mirror: &Mirror, path: &str, expected: &[impl AsRef<str>]) -> Option<Answer> {
     let url = mirror.url(&format!("/v2/{REPOSITORY}/{path}"));
-    let request = pull::client().get(&url).header(pull::MODERN.0, pull::MODERN.1);
-    let answer = pull::finish(super::soon(&url, request.send()).await.ok()?).await;
+    let answer = pull::attempt(&url).await?;
     if answer.status == 200 && answer.whole {
         let digest = answer.digest();
         assert!(expected.iter().any(|one| one.as_ref() == digest), "{path}: wrong bytes in a 200");
