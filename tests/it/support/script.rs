@@ -4,24 +4,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate::registry::Digest;
 
-use super::PATIENCE;
 use super::hub::{Fault, Host, Hub, Seen};
 use super::image::{self, Image, OCI};
 use super::mirror::{Mirror, Setup, files};
 use super::pull::{self, Answer};
+use super::until;
 
 const REPOSITORY: &str = "library/app";
 
 /// The folder of the tag's link.
 const TAG: &str = "_manifests/tags/1/current";
-
-/// Between two looks at the disk; it orders nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A Hub with two images that share a layer which is long enough to be kept unfinished.
 pub struct Script {
@@ -132,18 +129,13 @@ impl Script {
 
     /// Waits until all of the second pull is in the tree, or `over` says that it never will be. Whether it is.
     pub async fn settled(&self, root: &Path, over: impl FnMut() -> bool) -> bool {
-        let mut over = over;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if self.is_settled(root) {
-                return true;
-            }
-            if over() {
-                return false;
-            }
-            assert!(Instant::now() < deadline, "never in the tree: {:?}", files(&root.join("docker")));
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let (mut over, mut settled) = (over, false);
+        until("the second pull is in the tree", async || {
+            settled = self.is_settled(root);
+            settled || over()
+        })
+        .await;
+        settled
     }
 
     fn is_settled(&self, root: &Path) -> bool {
