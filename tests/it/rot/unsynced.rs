@@ -3,8 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use tidegate::index::{Batch, BlobRow, Index};
-use tidegate::registry::Digest;
+use tidegate::index::{Batch, BlobKind, BlobRow, Identity, Index};
 
 use super::{data, is_right};
 use crate::support::hub::{Hub, Seen};
@@ -23,14 +22,24 @@ fn lose_bytes(setup: &Setup, digest: &str) {
     let path = data(setup, digest);
     let length = std::fs::metadata(&path).unwrap().len();
     std::fs::write(&path, vec![0; length as usize]).unwrap();
-    let index = Index::open(&setup.root().join("tidegate/index"));
-    let key: Digest = digest.parse().unwrap();
-    let row = index.blob(&key).unwrap();
     let found = std::fs::metadata(&path).unwrap();
-    let known = row.identity.unwrap();
-    let ctime_ns = found.ctime() * 1_000_000_000 + found.ctime_nsec();
-    let identity = Some(tidegate::index::Identity { ctime_ns, ..known });
-    index.apply(Batch::new().put_blob(key, BlobRow { identity, ..row }));
+    let identity = Identity {
+        device: found.dev(),
+        inode: found.ino(),
+        size: length,
+        ctime_ns: found.ctime() * 1_000_000_000 + found.ctime_nsec(),
+    };
+    let row = BlobRow {
+        size: length,
+        identity: Some(identity),
+        kind: BlobKind::Other,
+        media_type: None,
+        created_ms: 1,
+        verified_ms: Some(1),
+        adopted: false,
+    };
+    let index = Index::open(&setup.root().join("tidegate/index"));
+    index.apply(Batch::new().put_blob(digest.parse().unwrap(), row));
 }
 
 async fn published(root: &Path, digest: &str) {
