@@ -1,3 +1,4 @@
+use super::quarantine::QUARANTINED_MAX;
 use super::*;
 use crate::registry::{RepositoryName, Tag};
 use bytes::Bytes;
