@@ -6,8 +6,8 @@ use std::path::Path;
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Check, ClientDemand, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy,
-    Storage, address,
+    AccessFormat, Check, ClientDemand, Config, Durability, Formatter, Health, Http, Level, Listen, Log,
+    Probe, Proxy, Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -54,6 +54,11 @@ impl Config {
         yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
+        yaml.word(
+            2,
+            "durability",
+            if self.cache.durability == Durability::Full { "full" } else { "relaxed" },
+        );
         self.http.write_our_tls(yaml);
         yaml.key(1, "admin");
         yaml.text(2, "socket", &self.admin.socket.display().to_string());
