@@ -18,6 +18,7 @@ pub mod listener;
 mod lists;
 mod site;
 mod socket;
+pub mod acme;
 pub mod tls;
 mod visit;
 

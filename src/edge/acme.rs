@@ -1,0 +1,2 @@
+//! ACME (draft essay).
+pub mod schedule;
