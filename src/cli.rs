@@ -6,6 +6,7 @@
 mod check;
 mod dwelling;
 mod operate;
+mod renewals;
 mod serve;
 
 use std::ffi::OsString;

@@ -88,6 +88,12 @@ async fn serve(
     introduce(config, &root, index.backend());
     let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
+    let certificates = crate::edge::certificates::Certificates::new(false);
+    let renewals = super::renewals::open(config, &root, &certificates, &metrics)?;
+    let tls = match (tls, &renewals) {
+        (None, Some(_)) => Some(Acceptor::serving(certificates.clone(), config.http.http2)?),
+        (tls, _) => tls,
+    };
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
@@ -116,6 +122,9 @@ async fn serve(
             path: debug.metrics.clone(),
         };
         open_console(debug, console, &drain, &metrics)?;
+    }
+    if let Some(renewals) = &renewals {
+        super::renewals::start(config, renewals, &drain, &metrics);
     }
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));

@@ -151,11 +151,14 @@ const TLS: &[Field] = &[
     ),
     // Without `clientcas` it has no effect in `registry` either.
     silent("clientauth"),
-    refused(
-        "letsencrypt",
-        "this version does not get certificates itself",
-        "name files in http.tls.certificate and http.tls.key",
-    ),
+    used("letsencrypt", Kind::Keys(LETSENCRYPT)),
+];
+
+const LETSENCRYPT: &[Field] = &[
+    used("cachefile", Kind::Text),
+    used("email", Kind::Text),
+    used("hosts", Kind::Texts),
+    used("directoryurl", Kind::Text),
 ];
 
 const ONLY_DRIVERS: &str = "this version keeps blobs in a folder only";
@@ -266,11 +269,27 @@ const TIDEGATE: &[Field] = &[
             used("stall", Kind::Duration),
         ]),
     ),
-    refused("edge", LATER, REMOVE),
+    used("edge", Kind::Keys(OUR_EDGE)),
     refused("tls", LATER, REMOVE),
-    refused("acme", LATER, REMOVE),
+    used(
+        "acme",
+        Kind::Keys(&[
+            used("cafile", Kind::Text),
+            used("challenges", Kind::Texts),
+            used("fallback", Kind::Text),
+        ]),
+    ),
     used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
+];
+
+const OUR_EDGE: &[Field] = &[
+    used("http", Kind::Text),
+    refused("allow", LATER, REMOVE),
+    refused("forward", LATER, REMOVE),
+    refused("proxyprotocol", LATER, REMOVE),
+    refused("strictsni", LATER, REMOVE),
+    refused("perclient", LATER, REMOVE),
 ];
 
 const OUR_CACHE: &[Field] = &[

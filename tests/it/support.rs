@@ -1,11 +1,13 @@
 //! What the scenarios are told with: a scripted Hub, a running mirror, images, clients.
 
+pub mod authority;
 pub mod command;
 pub mod hub;
 pub mod image;
 pub mod loopback;
 pub mod mirror;
 pub mod network;
+pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod pull;

@@ -57,8 +57,8 @@ pub enum Class {
     Limited,
     /// The CA does not want to: the name, the account, the terms.
     Refused,
-    /// Our disk does not take what would be stored, so nothing was asked for.
-    Storage,
+    /// We could not: no room on the disk, no port, a clock that is wrong. The CA was asked for nothing.
+    Local,
     /// A certificate came that is of no use here.
     Unusable,
     /// The process ended in the middle.
@@ -72,7 +72,7 @@ impl Class {
         Self::Validation,
         Self::Limited,
         Self::Refused,
-        Self::Storage,
+        Self::Local,
         Self::Unusable,
         Self::Unfinished,
     ];
@@ -84,7 +84,7 @@ impl Class {
             Self::Validation => "validation",
             Self::Limited => "limited",
             Self::Refused => "refused",
-            Self::Storage => "storage",
+            Self::Local => "local",
             Self::Unusable => "unusable",
             Self::Unfinished => "unfinished",
         }
@@ -98,7 +98,7 @@ impl Class {
             // Let's Encrypt's own advice.
             Self::Validation | Self::Unfinished => &[MINUTE, 10 * MINUTE, 100 * MINUTE, DAY],
             Self::Limited | Self::Refused => &[HOUR, 6 * HOUR, DAY],
-            Self::Storage => &[MINUTE, 10 * MINUTE],
+            Self::Local => &[MINUTE, 10 * MINUTE],
             Self::Unusable => &[DAY],
         }
     }
@@ -261,7 +261,7 @@ impl Ledger {
 
     /// Whether another CA should be tried beside this one: it fails, and not for our own sake.
     pub fn wants_another(&self) -> bool {
-        let ours = |class| matches!(class, Class::Validation | Class::Storage | Class::Unfinished);
+        let ours = |class| matches!(class, Class::Validation | Class::Local | Class::Unfinished);
         self.in_a_row >= 2 && self.failures.last().is_some_and(|last| !ours(last.class))
     }
 }

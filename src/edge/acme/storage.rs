@@ -112,14 +112,14 @@ impl Storage {
         self.folder.join(format!("{name}.pem"))
     }
 
-    /// The key of our account at a CA: PKCS #8, PEM.
-    pub fn account(&self, shelf: &Shelf) -> io::Result<Option<String>> {
-        text(&self.shelved(shelf, "account.pem"))
+    /// The key of our account at a CA: PKCS #8, DER.
+    pub fn account(&self, shelf: &Shelf) -> io::Result<Option<Vec<u8>>> {
+        content(&self.shelved(shelf, "account.der"))
     }
 
     /// Keeps the key of our account.
-    pub fn keep_account(&self, shelf: &Shelf, pem: &str) -> io::Result<()> {
-        self.write(&self.shelved(shelf, "account.pem"), pem.as_bytes())
+    pub fn keep_account(&self, shelf: &Shelf, key: &[u8]) -> io::Result<()> {
+        self.write(&self.shelved(shelf, "account.der"), key)
     }
 
     /// The order for a name that is under way at a CA.
@@ -136,10 +136,14 @@ impl Storage {
         }
     }
 
-    /// The ledger of a name at a CA, as of now.
+    /// The ledger of a name at a CA, taken up by a session that has the lock: nobody else's order is under way.
     pub fn ledger(&self, shelf: &Shelf, name: &DnsName, now: Stamp) -> io::Result<Ledger> {
-        let found: Option<Ledger> = document(&self.shelved(shelf, &format!("{name}.ledger.json")))?;
-        Ok(found.unwrap_or_default().taken_up(now))
+        Ok(self.raw_ledger(shelf, name)?.taken_up(now))
+    }
+
+    /// The same as it was written.
+    pub fn raw_ledger(&self, shelf: &Shelf, name: &DnsName) -> io::Result<Ledger> {
+        Ok(document(&self.shelved(shelf, &format!("{name}.ledger.json")))?.unwrap_or_default())
     }
 
     /// Keeps a ledger.
@@ -192,12 +196,16 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A small text; links are not followed.
-fn text(path: &Path) -> io::Result<Option<String>> {
+/// A small file; links are not followed.
+fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let Some(file) = files::open_regular(path)? else { return Ok(None) };
-    let content = files::read_at(&file, 0, FILE_BYTES_MAX)?;
-    let text = String::from_utf8(content.to_vec());
-    Ok(Some(text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: no text", path.display())))?))
+    Ok(Some(files::read_at(&file, 0, FILE_BYTES_MAX)?.to_vec()))
+}
+
+fn text(path: &Path) -> io::Result<Option<String>> {
+    let Some(content) = content(path)? else { return Ok(None) };
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: no text", path.display()));
+    Ok(Some(String::from_utf8(content).map_err(no_text)?))
 }
 
 /// A document; one that can't be read is an error, since what it holds keeps limits.
@@ -233,14 +241,14 @@ mod tests {
     fn what_is_kept_is_there_again_and_nobody_elses() {
         let (folder, storage) = open();
         storage.keep_pair(&name(), "pair").unwrap();
-        storage.keep_account(&shelf(), "account").unwrap();
+        storage.keep_account(&shelf(), b"account").unwrap();
         let order = Begun { url: "https://ca.test/o/1".into(), key: "secret".into() };
         storage.keep_order(&shelf(), &name(), Some(&order)).unwrap();
         let mut ledger = Ledger::default();
         ledger.failed(5, super::super::schedule::Class::Validation, "why");
         storage.keep_ledger(&shelf(), &name(), &ledger).unwrap();
         assert_eq!(storage.pair(&name()).unwrap().as_deref(), Some("pair"));
-        assert_eq!(storage.account(&shelf()).unwrap().as_deref(), Some("account"));
+        assert_eq!(storage.account(&shelf()).unwrap().as_deref(), Some(&b"account"[..]));
         assert_eq!(storage.order(&shelf(), &name()).unwrap().unwrap().key, "secret");
         assert_eq!(storage.ledger(&shelf(), &name(), 9).unwrap(), ledger);
         storage.keep_order(&shelf(), &name(), None).unwrap();

@@ -1,0 +1,129 @@
+//! The bad days: of the CA, of the network, of the disk, of the process.
+
+use super::world::{NAME, World, leaf};
+use crate::support::authority::Mishap;
+use crate::support::pebble::Rules;
+
+const CAME: &str = "a certificate came";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_nonces_are_no_failure() {
+    let world = World::with(Rules { nonces_rejected: 20, ..Rules::default() }).await;
+    let mirror = world.setup().start();
+    mirror.logged(CAME);
+    assert!(world.is_trusted(&mirror).await);
+    let rejected = world.authority.calls().iter().filter(|call| call.status == 400).count();
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0), "{rejected} rejected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_rejects_nearly_all_nonces_is_left_alone_after_a_while() {
+    let world = World::with(Rules { nonces_rejected: 90, ..Rules::default() }).await;
+    let mirror = world.setup().start();
+    world.authority.until("a dozen rejected nonces", |ca| {
+        ca.calls().iter().filter(|call| call.status == 400).count() >= 10
+    })
+    .await;
+    assert!(world.authority.orders() <= 1);
+    assert_eq!(world.authority.failures(), 0);
+    assert!(!leaf(&mirror).await.is_empty(), "it listens all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_wants_accounts_from_elsewhere_is_named() {
+    let world = World::with(Rules { external_accounts: true, ..Rules::default() }).await;
+    let mirror = world.setup().start();
+    mirror.logged("external account binding");
+    assert_eq!(world.authority.orders(), 0);
+    assert!(!leaf(&mirror).await.is_empty(), "it listens all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_away_at_the_start_stops_nothing_and_is_asked_again() {
+    let world = World::new().await;
+    world.authority.be_gone(true);
+    let mirror = world.setup().start();
+    mirror.logged("class=transient");
+    assert!(!leaf(&mirror).await.is_empty(), "it listens all the same");
+    world.authority.be_gone(false);
+    mirror.logged(CAME);
+    assert_eq!(world.authority.orders(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_outlives_the_process_that_made_it() {
+    let world = World::new().await;
+    // The process is killed while the CA is silent on the authorization.
+    world.authority.will("/authZ/", Mishap::Silence, 100);
+    let mirror = world.setup().start();
+    world.authority.until("the silence", |ca| ca.calls().iter().any(|call| call.path.starts_with("/authZ/"))).await;
+    let setup = mirror.kill();
+    world.authority.be_well();
+    let mirror = setup.start();
+    mirror.logged("an order that was under way is taken up");
+    mirror.logged(CAME);
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_starts_before_a_deaf_ca_make_no_second_order() {
+    let world = World::new().await;
+    world.authority.will("/authZ/", Mishap::Reset, 100_000);
+    let mut setup = world.setup();
+    for start in 1..=if crate::support::is_long() { 100 } else { 8 } {
+        let mirror = setup.start();
+        world.authority.until("a look at the authorization", |ca| {
+            ca.calls().iter().filter(|call| call.path.starts_with("/authZ/")).count() >= start
+        })
+        .await;
+        setup = mirror.kill();
+    }
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_validations_stay_below_the_limit_whatever_is_restarted_and_commanded() {
+    let world = World::new().await;
+    // Nobody answers where the CA looks.
+    let setup = world.setup().with("REGISTRY_HTTP_ADDR", "127.0.0.1:0").with("TIDEGATE_EDGE_HTTP", "off");
+    let mut setup = setup;
+    for _ in 0..5 {
+        let mirror = setup.start();
+        mirror.logged("listening on");
+        for _ in 0..2 {
+            let _ = mirror.setup.clone().arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()]).output();
+        }
+        setup = mirror.kill();
+    }
+    let (orders, failures) = (world.authority.orders(), world.authority.failures());
+    assert!((1..=3).contains(&failures) && orders <= 3, "{orders} orders, {failures} failures");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_wants_to_be_left_alone_is_over_restarts() {
+    let world = World::new().await;
+    let head = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n";
+    let body = "{\"type\": \"urn:ietf:params:acme:error:rateLimited\", \"detail\": \"too many certificates already issued, retry after 2099-01-01 00:00:00 UTC: see https://x\"}";
+    world.authority.will("/order-plz", Mishap::Answer(head.into(), body.into()), 100);
+    let mirror = world.setup().start();
+    mirror.logged("class=limited");
+    let (setup, _) = mirror.stop();
+    let mirror = setup.start();
+    let refused = mirror.setup.clone().arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()]).output();
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("not before"), "{words}");
+    assert_eq!(world.authority.calls().iter().filter(|call| call.path == "/order-plz").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_answer_is_cut() {
+    let world = World::new().await;
+    let head = "HTTP/1.1 201 Created\r\nLocation: https://localhost/x\r\n";
+    world.authority.will("/sign-me-up", Mishap::Answer(head.into(), vec![b' '; 8 << 20]), 100);
+    let mirror = world.setup().start();
+    let before = mirror.anonymous_memory();
+    mirror.logged("more than 1048576 bytes");
+    assert!(mirror.anonymous_memory() < before + (6 << 20), "{before} {}", mirror.anonymous_memory());
+    world.authority.be_well();
+    mirror.logged(CAME);
+}
