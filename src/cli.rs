@@ -34,6 +34,9 @@ enum Command {
         /// A config.yml as registry reads it. Without one: REGISTRY_CONFIGURATION_PATH, then the default paths of both
         /// majors of registry, then none.
         config: Option<PathBuf>,
+        /// A folder of which every pair of certificate and key is served, and followed: tidegate.tls.dir.
+        #[arg(long)]
+        tls_dir: Option<PathBuf>,
     },
     /// Print the effective configuration, secrets masked, or everything that is wrong with it.
     Check {
@@ -121,7 +124,9 @@ struct Of {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = as_registry(arguments.collect());
     match Arguments::try_parse_from(arguments) {
-        Ok(Arguments { command: Command::Serve { config } }) => with_inputs(config, serve::run),
+        Ok(Arguments { command: Command::Serve { config, tls_dir } }) => {
+            with_inputs(config, |inputs| serve::run(&watching(inputs, tls_dir.as_deref())))
+        }
         Ok(Arguments { command: Command::Check { config } }) => with_inputs(config, check::run),
         Ok(Arguments { command }) => {
             let (orders, of) = orders(command);
@@ -146,9 +151,22 @@ fn orders(command: Command) -> (Vec<Order>, Of) {
         Command::Index { task: IndexTask::Verify { of } } => (vec![Order::IndexVerify], of),
         Command::GarbageCollect { dry_run: true, of, .. } => (vec![Order::Evict { dry_run: true }], of),
         Command::GarbageCollect { of, .. } => (vec![Order::Evict { dry_run: false }, Order::Scrub], of),
-        Command::Serve { config } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
+        Command::Serve { config, .. } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
     }
 }
+
+/// The same with a folder of certificates, as its variable has it.
+fn watching(inputs: &Inputs, folder: Option<&Path>) -> Inputs {
+    let mut inputs = inputs.clone();
+    if let Some(folder) = folder {
+        inputs.variables.retain(|(name, _)| name != TLS_DIR);
+        inputs.variables.push((TLS_DIR.to_owned(), folder.display().to_string()));
+    }
+    inputs
+}
+
+/// The variable of `tidegate.tls.dir`.
+const TLS_DIR: &str = "TIDEGATE_TLS_DIR";
 
 /// Rewrites the forms of `registry` and of its image's entrypoint into ours: a file name alone means `serve`, and `-v`
 /// is the version.

@@ -240,7 +240,7 @@ pub struct Http {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long a stop waits for answers that are under way.
     pub drain: Duration,
-    /// Certificate and key; `None` speaks plain HTTP.
+    /// Where certificates come from; `None` speaks plain HTTP.
     pub tls: Option<Tls>,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
@@ -259,17 +259,54 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// `http.tls`.
+/// `http.tls`, and what `tidegate` adds to it. At least one place has certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM: the leaf first, then its chain.
-    pub certificate: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
+    /// `http.tls.certificate` and `http.tls.key`.
+    pub files: Option<TlsFiles>,
+    /// `tidegate.tls.dir`: a folder of which every pair is served.
+    pub folder: Option<PathBuf>,
+    /// `tidegate.tls.keep`: whether the last good pairs are kept for a start with bad files.
+    pub keep: bool,
+    /// `tidegate.edge.strictsni`: whether clients that ask for no name, or an unknown one, are refused.
+    pub strict_sni: bool,
+    /// Whom clients must be known by; `None` asks them for nothing.
+    pub clients: Option<TlsClients>,
     /// Whether TLS 1.2 is refused.
     pub only_1_3: bool,
     /// The names of the suites to offer, by their IANA names; empty offers all. TLS 1.3 suites are always offered.
     pub suites: Vec<String>,
+}
+
+/// One pair of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the leaf, and its chain.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// `http.tls.clientcas` and `http.tls.clientauth`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsClients {
+    /// PEM files of the CAs that sign for clients.
+    pub authorities: Vec<PathBuf>,
+    /// What is asked of a client.
+    pub demand: ClientDemand,
+}
+
+/// `http.tls.clientauth`, from the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientDemand {
+    /// A certificate is asked for, none and any will do.
+    Request,
+    /// Any certificate will do, none does not.
+    RequireAny,
+    /// None will do; one that is given must be signed by a CA of the list.
+    VerifyIfGiven,
+    /// One that is signed by a CA of the list.
+    RequireAndVerify,
 }
 
 /// `http.debug`.

@@ -18,6 +18,7 @@ mod failure;
 pub mod limits;
 pub mod listener;
 mod lists;
+pub mod reload;
 mod site;
 mod socket;
 pub mod tls;

@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::edge::acme::{Front, Renewals, Setup, open_port};
-use crate::edge::certificates::{Certificates, Source, stand_in};
+use crate::edge::certificates::{Source, stand_in};
 use crate::edge::drain::Drain;
+use crate::edge::reload::Secured;
 use crate::observe::metrics::Metrics;
 
 /// Opens what is stored, and puts a stand-in up where there is nothing yet: the port listens from the first start on.
 pub fn open(
     config: &Config,
     root: &Path,
-    certificates: &Certificates,
+    secured: Option<&Secured>,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<Renewals>>, String> {
-    let Some(acme) = &config.acme else { return Ok(None) };
+    let (Some(acme), Some(secured)) = (&config.acme, secured) else { return Ok(None) };
+    let certificates = &secured.certificates;
     let renewals = Renewals::new(Setup {
         acme: acme.clone(),
         folder: root.join("tidegate").join("acme"),

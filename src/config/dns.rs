@@ -88,7 +88,18 @@ mod tests {
         assert_eq!(parse("192.0.2.1"), Err(BadName::Address));
         assert_eq!(parse("::1"), Err(BadName::Address));
         assert_eq!(parse("localhost"), Err(BadName::Bare));
-        for odd in ["", ".", "a..b", "-a.test", "a_b.test", "a/b.test", "../x", "a b.test", "https://a.test", "a.test:443"] {
+        for odd in [
+            "",
+            ".",
+            "a..b",
+            "-a.test",
+            "a_b.test",
+            "a/b.test",
+            "../x",
+            "a b.test",
+            "https://a.test",
+            "a.test:443",
+        ] {
             assert_eq!(parse(odd), Err(BadName::Malformed), "{odd}");
         }
         assert_eq!(parse(&format!("{}.test", "a".repeat(64))), Err(BadName::Malformed));

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Acme, Check, Config, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy, Storage, address,
+    AccessFormat, Acme, Check, ClientDemand, Config, Formatter, Health, Http, Level, Listen, Log, Probe,
+    Proxy, Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -53,6 +54,8 @@ impl Config {
         yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
+        self.write_our_edge(yaml);
+        self.http.write_our_tls(yaml);
         if let Some(acme) = &self.acme {
             acme.write_ours(yaml);
         }
@@ -65,6 +68,17 @@ impl Config {
         };
         yaml.key(1, "log");
         yaml.word(2, "access", access);
+    }
+}
+
+impl Config {
+    fn write_our_edge(&self, yaml: &mut Yaml) {
+        let Some(tls) = &self.http.tls else { return };
+        yaml.key(1, "edge");
+        yaml.word(2, "strictsni", tls.strict_sni);
+        if let Some(acme) = &self.acme {
+            yaml.text(2, "http", &acme.http.as_ref().map_or_else(|| "off".to_owned(), address::text));
+        }
     }
 }
 
@@ -136,16 +150,35 @@ impl Http {
         }
     }
 
-    fn write_tls(&self, yaml: &mut Yaml, acme: Option<&Acme>) {
-        if self.tls.is_some() || acme.is_some() {
-            yaml.key(1, "tls");
+    fn write_our_tls(&self, yaml: &mut Yaml) {
+        let Some(tls) = &self.tls else { return };
+        yaml.key(1, "tls");
+        if let Some(folder) = &tls.folder {
+            yaml.path(2, "dir", folder);
         }
+        yaml.word(2, "keep", tls.keep);
+    }
+
+    fn write_tls(&self, yaml: &mut Yaml, acme: Option<&Acme>) {
+        let Some(tls) = &self.tls else { return };
+        yaml.key(1, "tls");
         if let Some(acme) = acme {
             acme.write(yaml);
         }
-        let Some(tls) = &self.tls else { return };
-        yaml.path(2, "certificate", &tls.certificate);
-        yaml.path(2, "key", &tls.key);
+        if let Some(files) = &tls.files {
+            yaml.path(2, "certificate", &files.certificate);
+            yaml.path(2, "key", &files.key);
+        }
+        if let Some(clients) = &tls.clients {
+            yaml.list(2, "clientcas", clients.authorities.iter().map(|path| path.display().to_string()));
+            let demand = match clients.demand {
+                ClientDemand::Request => "request-client-cert",
+                ClientDemand::RequireAny => "require-any-client-cert",
+                ClientDemand::VerifyIfGiven => "verify-client-cert-if-given",
+                ClientDemand::RequireAndVerify => "require-and-verify-client-cert",
+            };
+            yaml.word(2, "clientauth", demand);
+        }
         yaml.word(2, "minimumtls", if tls.only_1_3 { "tls1.3" } else { "tls1.2" });
         if !tls.suites.is_empty() {
             yaml.list(2, "ciphersuites", tls.suites.iter().cloned());
@@ -175,8 +208,6 @@ impl Acme {
         if let Some(fallback) = &self.fallback {
             yaml.text(2, "fallback", fallback.as_str());
         }
-        yaml.key(1, "edge");
-        yaml.text(2, "http", &self.http.as_ref().map_or_else(|| "off".to_owned(), address::text));
     }
 }
 

@@ -144,13 +144,8 @@ const TLS: &[Field] = &[
     used("key", Kind::Text),
     used("minimumtls", Kind::Text),
     used("ciphersuites", Kind::Texts),
-    refused(
-        "clientcas",
-        "this version does not ask clients for certificates, so everybody would be let in",
-        "remove it, and keep the port within your network",
-    ),
-    // Without `clientcas` it has no effect in `registry` either.
-    silent("clientauth"),
+    used("clientcas", Kind::Texts),
+    used("clientauth", Kind::Text),
     used("letsencrypt", Kind::Keys(LETSENCRYPT)),
 ];
 
@@ -270,7 +265,7 @@ const TIDEGATE: &[Field] = &[
         ]),
     ),
     used("edge", Kind::Keys(OUR_EDGE)),
-    refused("tls", LATER, REMOVE),
+    used("tls", Kind::Keys(&[used("dir", Kind::Text), used("keep", Kind::Flag)])),
     used(
         "acme",
         Kind::Keys(&[
@@ -284,12 +279,13 @@ const TIDEGATE: &[Field] = &[
 ];
 
 const OUR_EDGE: &[Field] = &[
-    used("http", Kind::Text),
-    refused("allow", LATER, REMOVE),
     refused("forward", LATER, REMOVE),
+    refused("allow", LATER, REMOVE),
     refused("proxyprotocol", LATER, REMOVE),
-    refused("strictsni", LATER, REMOVE),
     refused("perclient", LATER, REMOVE),
+    used("http", Kind::Text),
+    refused("ktls", LATER, REMOVE),
+    used("strictsni", Kind::Flag),
 ];
 
 const OUR_CACHE: &[Field] = &[

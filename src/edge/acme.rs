@@ -22,4 +22,4 @@ mod wire;
 
 pub use answers::Front;
 pub use port::open as open_port;
-pub use renewals::{Renewals, Setup};
+pub use renewals::{Renewals, Setup, Wish};

@@ -89,7 +89,7 @@ pub struct Change {
     pub added: Vec<Arc<Pair>>,
     /// Pairs that are gone.
     pub removed: Vec<Arc<Pair>>,
-    /// Valid pairs that nobody offers any more, held because nothing else has all their names.
+    /// Valid pairs that nobody offers any more since now, held because nothing else has all their names.
     pub retained: Vec<Arc<Pair>>,
     /// What was offered and not taken.
     pub refused: Vec<(Arc<Pair>, Refusal)>,
@@ -101,6 +101,46 @@ impl Change {
     /// Whether anything is served that was not before, or the other way round.
     pub fn is_change(&self) -> bool {
         !self.added.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Writes a line for each thing that an operator may want to know.
+    pub fn tell(&self, source: Source) {
+        let source = source.label();
+        for pair in &self.added {
+            let (names, origin, until) =
+                (pair.names().join(","), pair.origin(), listing::stamp(pair.not_after()));
+            let (key, fingerprint) = (pair.kind().label(), pair.fingerprint());
+            tracing::info!(names, until, key, fingerprint, source, origin, "a certificate is served");
+            if pair.is_authority() {
+                tracing::warn!(origin, "it is marked as a CA's: some clients refuse it as a server's");
+            }
+            if !pair.is_complete() {
+                let issuer = pair.issuer();
+                tracing::error!(
+                    origin,
+                    issuer,
+                    "the certificate of its issuer is missing: clients that do not have it will not trust this one; put both into one file"
+                );
+            }
+            if !pair.is_valid(now()) {
+                let from = listing::stamp(pair.not_before());
+                tracing::error!(origin, from, until, "the certificate is not valid now: clients refuse it");
+            }
+        }
+        for pair in &self.retained {
+            let (names, origin, until) =
+                (pair.names().join(","), pair.origin(), listing::stamp(pair.not_after()));
+            tracing::warn!(
+                names,
+                until,
+                origin,
+                "the files of a certificate are gone or name others; it is served until it ends"
+            );
+        }
+        if !self.lost.is_empty() {
+            let names = self.lost.join(",");
+            tracing::warn!(names, source, "names have no certificate any more; their sessions ended");
+        }
     }
 }
 
@@ -235,8 +275,10 @@ fn replace(held: &[Held], source: Source, offered: Vec<Arc<Pair>>, now: i64) -> 
             continue;
         }
         room -= 1;
-        // The same certificate with a longer chain is another one.
-        let same = known(&pair).filter(|known| known.pair.certified().cert == pair.certified().cert);
+        // The same certificate with a longer chain, or from another place, is another one.
+        let same = known(&pair)
+            .filter(|known| known.pair.certified().cert == pair.certified().cert)
+            .filter(|known| known.pair.origin() == pair.origin());
         if same.is_none() {
             change.added.push(Arc::clone(&pair));
         }
@@ -250,7 +292,9 @@ fn replace(held: &[Held], source: Source, offered: Vec<Arc<Pair>>, now: i64) -> 
         let stays = pair.is_valid(now) && source != Source::StandIn && !covers(&next, source, pair, now);
         if stays && room > 0 {
             room -= 1;
-            change.retained.push(Arc::clone(pair));
+            if !old.retained {
+                change.retained.push(Arc::clone(pair));
+            }
             next.push(Held { retained: true, ..old });
         } else {
             change.removed.push(Arc::clone(pair));
@@ -298,7 +342,7 @@ fn covers(held: &[Held], source: Source, pair: &Pair, now: i64) -> bool {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX)
 }
 

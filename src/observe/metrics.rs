@@ -1,5 +1,7 @@
 //! Counters for Prometheus: the names that `registry` 3 has, and our own under `tidegate_`. `docs/metrics.md` lists them.
 
+mod tls;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use tls::{Ending, Reloaded};
 
 /// What kind of content an answer was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +113,7 @@ pub struct Metrics {
     over_budget: Counter,
     acme_attempts: Family<ResultLabel, Counter>,
     acme_next: Family<NameLabel, Gauge>,
+    tls: tls::Tls,
 }
 
 /// A connection that is open.
@@ -122,7 +127,7 @@ impl Drop for OpenConnection {
 }
 
 /// What is read when the metrics are asked for, not counted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Fills under way.
     pub fills: usize,
@@ -140,6 +145,8 @@ pub struct Snapshot {
     pub cache: [(&'static str, u64); 5],
     /// The most that it may take.
     pub cache_max: Option<u64>,
+    /// The certificates that are served.
+    pub certificates: Vec<Ending>,
 }
 
 impl Default for Metrics {
@@ -174,6 +181,7 @@ impl Default for Metrics {
             over_budget: Counter::default(),
             acme_attempts: Family::default(),
             acme_next: Family::default(),
+            tls: tls::Tls::default(),
         };
         metrics.register_proxy();
         metrics.register_http();
@@ -181,6 +189,7 @@ impl Default for Metrics {
         metrics.register_store();
         metrics.register_cache();
         metrics.register_acme();
+        metrics.tls.register(metrics.registry.sub_registry_with_prefix("tidegate"));
         metrics
     }
 }
@@ -361,6 +370,7 @@ impl Metrics {
         for (part, bytes) in now.cache.into_iter().filter(|(part, _)| !part.is_empty()) {
             self.cache.get_or_create(&PartLabel { part }).set(wide(bytes));
         }
+        self.tls.show(now.certificates);
         self.cache_max.set(now.cache_max.map_or(-1, wide));
         self.limit.set(limit);
         self.remaining.set(remaining);

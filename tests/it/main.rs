@@ -14,6 +14,7 @@ mod support;
 
 mod acme;
 mod budget;
+mod certificates;
 mod clients;
 mod conformance;
 mod crash;

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod command;
+pub mod counter;
 pub mod hub;
 pub mod image;
 pub mod loopback;
@@ -15,6 +16,7 @@ pub mod script;
 pub mod strace;
 pub mod tls;
 pub mod trace;
+pub mod writer;
 
 use std::time::Duration;
 

@@ -47,7 +47,9 @@ fn miss_hosts(reader: &mut Reader<'_>) {
     ];
     let Some(alone) = keys.iter().find_map(|key| reader.text(key)) else { return };
     let fix = "list the names in http.tls.letsencrypt.hosts (REGISTRY_HTTP_TLS_LETSENCRYPT_HOSTS='[a.example]'), or remove it";
-    reader.report.refuse(alone.problem("http.tls.letsencrypt.hosts names no host to get a certificate for", fix));
+    reader
+        .report
+        .refuse(alone.problem("http.tls.letsencrypt.hosts names no host to get a certificate for", fix));
 }
 
 fn path(reader: &Reader<'_>, key: &str) -> Option<PathBuf> {
@@ -68,7 +70,9 @@ fn hosts(reader: &mut Reader<'_>) -> Vec<DnsName> {
         }
     }
     if let Some(first) = found.first().filter(|_| hosts.len() > HOSTS_MAX) {
-        reader.report.refuse(first.problem(format!("more than {HOSTS_MAX} names"), "run several mirrors, or use files"));
+        reader.report.refuse(
+            first.problem(format!("more than {HOSTS_MAX} names"), "run several mirrors, or use files"),
+        );
     }
     hosts
 }
@@ -117,7 +121,9 @@ fn challenges(reader: &mut Reader<'_>) -> Vec<Challenge> {
 
 fn refuse_challenge(reader: &mut Reader<'_>, found: &Found) {
     let reason = "there is no such challenge here";
-    reader.report.refuse(found.problem(reason, "use tls-alpn-01, http-01, or both in the order of preference"));
+    reader
+        .report
+        .refuse(found.problem(reason, "use tls-alpn-01, http-01, or both in the order of preference"));
 }
 
 fn http(reader: &mut Reader<'_>) -> Option<Listen> {

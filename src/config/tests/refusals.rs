@@ -19,6 +19,7 @@ fn what_would_let_anybody_in_is_refused() {
     check("auth: {silly: }", "auth.silly", "no protection");
     check("auth: {ldap: {}}", "auth.ldap", "no such way");
     check("http: {tls: {clientcas: [/ca.pem]}}", "http.tls.clientcas", "everybody");
+    check("http: {tls: {clientauth: maybe}}", "http.tls.clientauth", "no such value");
     assert!(from_yaml("auth: none").unwrap().warnings.is_empty());
     assert!(from_yaml("auth:").unwrap().warnings.is_empty());
 }
@@ -41,15 +42,7 @@ fn other_drivers_are_refused() {
 #[test]
 fn what_this_version_does_not_have_is_refused() {
     check("proxy: {exec: {command: x}}", "proxy.exec", "no credential helper");
-    for key in [
-        "edge.allow",
-        "edge.forward",
-        "edge.proxyprotocol",
-        "edge.strictsni",
-        "edge.perclient",
-        "tls.dir",
-        "debug.allow",
-    ] {
+    for key in ["edge.allow", "edge.forward", "edge.proxyprotocol", "edge.perclient", "debug.allow"] {
         let (group, name) = key.split_once('.').unwrap();
         check(
             &format!("tidegate: {{{group}: {{{name}: x}}}}"),

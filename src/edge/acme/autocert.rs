@@ -22,7 +22,8 @@ pub fn account(folder: &Path) -> Option<Vec<u8>> {
     ACCOUNTS.iter().find_map(|file| {
         let pem = read(&folder.join(file)).ok().flatten()?;
         let key = PrivateKeyDer::from_pem_slice(&pem).ok()?;
-        let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_der()).ok()?;
+        let pair =
+            EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_der()).ok()?;
         Some(pair.to_pkcs8v1().ok()?.as_ref().to_vec())
     })
 }

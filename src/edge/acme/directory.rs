@@ -86,7 +86,9 @@ impl Catalog {
             builder = builder.tls_certs_merge(extra);
         }
         let client = builder.build().map_err(|error| {
-            format!("no TLS towards the CA: {error}; install the package ca-certificates, or set SSL_CERT_FILE")
+            format!(
+                "no TLS towards the CA: {error}; install the package ca-certificates, or set SSL_CERT_FILE"
+            )
         })?;
         Ok(Self { url, client })
     }
@@ -99,8 +101,9 @@ impl Catalog {
     /// Reads it.
     pub async fn read(&self) -> Result<Entries, Trouble> {
         let (body, _) = self.ask(&self.url).await?;
-        let document: Document = serde_json::from_slice(&body)
-            .map_err(|error| Trouble::new(Class::Transient, format!("directory: {} is none: {error}", self.url)))?;
+        let document: Document = serde_json::from_slice(&body).map_err(|error| {
+            Trouble::new(Class::Transient, format!("directory: {} is none: {error}", self.url))
+        })?;
         if document.meta.external_account_required {
             let kind = "{\"type\": \"urn:ietf:params:acme:error:externalAccountRequired\"}";
             return Err(Trouble::of_answer("directory", 200, kind));
@@ -142,7 +145,10 @@ impl Catalog {
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(lost)? {
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(Trouble::new(Class::Transient, format!("{place} has more than {ANSWER_BYTES_MAX} bytes")));
+                return Err(Trouble::new(
+                    Class::Transient,
+                    format!("{place} has more than {ANSWER_BYTES_MAX} bytes"),
+                ));
             }
             body.extend_from_slice(&piece);
         }

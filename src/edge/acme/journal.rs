@@ -89,7 +89,10 @@ impl Journal {
                 let when = when.unwrap_or_default();
                 Err(Trouble {
                     wait_until: Some(allowed),
-                    ..Trouble::new(Class::Limited, format!("no new order before {when}, so that the CA's limits are kept"))
+                    ..Trouble::new(
+                        Class::Limited,
+                        format!("no new order before {when}, so that the CA's limits are kept"),
+                    )
                 })
             }
             Some(Err(trouble)) => Err(trouble),

@@ -1,44 +1,33 @@
 //! All names with all CAs: the loop that looks at the clock, the try that it starts, and what is said of it.
 
+mod attempt;
+mod operate;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use serde_json::{Value, json};
 use tokio::sync::Notify;
-use url::Url;
 
 use super::answers::Answers;
-use super::issuer::{Desk, Issuer, Task};
-use super::journal::{Journal, on_disk};
-use super::schedule::{Class, Ledger, Life, Stamp, Window, doubt};
+use super::issuer::{Desk, Issuer};
+use super::journal::on_disk;
+use super::schedule::{Ledger, Life, Stamp, Window};
 use super::session::RustlsAcme;
 use super::storage::{Shelf, Storage};
 use super::trouble::Trouble;
-use super::{advice, autocert, wire};
-use crate::config::{Acme, Challenge, DnsName};
+use super::{autocert, wire};
+use crate::config::{Acme, DnsName};
 use crate::edge::certificates::{Certificates, Outlook, Pair, Source};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock;
 use crate::sys::sync::lock;
+pub use operate::Wish;
 
 /// How often the wall clock is looked at: it may jump, and a machine may sleep.
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);
-
-/// Longest session. All its waits together are shorter, unless every call of it is.
-const SESSION_WAIT: Duration = Duration::from_secs(600);
-
-/// How long another process that has the folder is waited for, before the next look.
-const BUSY_WAIT: u64 = 5;
-
-/// How long a disk that takes not even a ledger is left alone.
-const DISK_WAIT: u64 = 60;
-
-/// Let's Encrypt's directory, and the one for trials.
-const PRODUCTION: &str = "https://acme-v02.api.letsencrypt.org/directory";
-const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 /// What renewals are made from.
 #[derive(Debug)]
@@ -78,14 +67,6 @@ struct State {
     hold_until: Stamp,
     /// The same line is not written again and again.
     last_line: String,
-}
-
-/// What a try led to.
-enum Led {
-    /// To a certificate.
-    To(Arc<Pair>),
-    /// Another process has the folder, or has just renewed.
-    Elsewhere(&'static str),
 }
 
 impl Renewals {
@@ -133,7 +114,10 @@ impl Renewals {
     fn take_over(&self) {
         let Some(folder) = &self.acme.autocert else { return };
         if autocert::is_outdated(folder) {
-            tracing::warn!("{} is a file of registry 2, whose protocol no CA speaks any more", folder.display());
+            tracing::warn!(
+                "{} is a file of registry 2, whose protocol no CA speaks any more",
+                folder.display()
+            );
             return;
         }
         let Some((shelf, _)) = self.issuers.first() else { return };
@@ -148,8 +132,7 @@ impl Renewals {
                 continue;
             }
             let Some(pem) = autocert::pair(folder, name) else { continue };
-            let (Ok(text), Ok(pair)) =
-                (str::from_utf8(&pem), Pair::from_pem(&pem, &pem, name.to_string()))
+            let (Ok(text), Ok(pair)) = (str::from_utf8(&pem), Pair::from_pem(&pem, &pem, name.to_string()))
             else {
                 continue;
             };
@@ -242,177 +225,6 @@ impl Renewals {
         (best.0.max(state.hold_until), best.1)
     }
 
-    /// One try, written down and told.
-    async fn attempt(&self, name: &DnsName, issuer: usize, commanded: bool) -> Result<Led, Trouble> {
-        let _turn = self.turn.lock().await;
-        let led = self.attempt_locked(name, issuer, commanded).await;
-        self.desk.certificates.challenge(name.as_str(), None);
-        self.desk.answers.clear();
-        match &led {
-            Ok(Led::To(pair)) => {
-                self.metrics.acme_tried("issued");
-                self.edit(name, |state| state.last_line.clear());
-                let until = crate::edge::certificates::stamp(pair.not_after());
-                tracing::info!(%name, fingerprint = pair.fingerprint(), until, "a certificate came");
-            }
-            Ok(Led::Elsewhere(why)) => tracing::info!(%name, "{why}"),
-            Err(trouble) => {
-                self.metrics.acme_tried(trouble.class.word());
-                let new = self.edit(name, |state| {
-                    std::mem::replace(&mut state.last_line, trouble.reason.clone()) != trouble.reason
-                });
-                if new {
-                    tracing::error!(%name, class = trouble.class.word(), "no certificate: {trouble}");
-                }
-            }
-        }
-        led
-    }
-
-    /// With the folder's lock held, nobody else's session runs.
-    async fn attempt_locked(&self, name: &DnsName, issuer: usize, commanded: bool) -> Result<Led, Trouble> {
-        let Some(_lock) = on_disk(self.storage.clone(), Storage::lock).await.inspect_err(|_| self.hold(name, DISK_WAIT))?
-        else {
-            self.hold(name, BUSY_WAIT);
-            return Ok(Led::Elsewhere("another process is getting a certificate"));
-        };
-        if self.take_stored(name) && !commanded {
-            return Ok(Led::Elsewhere("another process has renewed the certificate"));
-        }
-        let Some((shelf, _)) = self.issuers.get(issuer) else {
-            return Err(Trouble::new(Class::Local, "no such CA"));
-        };
-        let journal = Journal::new(self.storage.clone(), shelf.clone(), name.clone());
-        let led = self.try_challenges(name, issuer, &journal).await;
-        if led.as_ref().is_err_and(|trouble| trouble.class == Class::Local) {
-            self.hold(name, DISK_WAIT);
-        }
-        led.map(Led::To)
-    }
-
-    /// One challenge after the other, as long as the CA can't see the answer and the limits allow another order.
-    async fn try_challenges(
-        &self,
-        name: &DnsName,
-        issuer: usize,
-        journal: &Journal,
-    ) -> Result<Arc<Pair>, Trouble> {
-        self.look_around(name).await.map_err(|trouble| self.enter(name, trouble))?;
-        let mut last = None;
-        for challenge in self.usable() {
-            let Some((_, ca)) = self.issuers.get(issuer) else { break };
-            tracing::info!(%name, challenge = challenge.label(), ca = %ca.directory(), "a certificate is asked for");
-            let task = Task { name, challenge, desk: &self.desk, journal };
-            let given = tokio::time::timeout(SESSION_WAIT, ca.issue(task)).await.unwrap_or_else(|_| {
-                Err(Trouble::new(Class::Transient, format!("the CA was not done after {SESSION_WAIT:?}")))
-            });
-            let kept = match given {
-                Ok(pem) => self.keep(name, issuer, journal, &pem).await,
-                Err(trouble) => Err(trouble),
-            };
-            let trouble = match kept {
-                Ok(pair) => return Ok(pair),
-                Err(trouble) => self.record(name, issuer, trouble).await,
-            };
-            let goes_on = trouble.class == Class::Validation
-                && self.ledger(name, issuer).await.is_ok_and(|(ledger, _)| ledger.allowed() <= now());
-            last = Some(trouble);
-            if !goes_on {
-                break;
-            }
-        }
-        Err(last.unwrap_or_else(|| self.enter(name, Trouble::new(Class::Local, NO_CHALLENGE))))
-    }
-
-    /// What can be found out without the CA, before it is asked for anything.
-    async fn look_around(&self, name: &DnsName) -> Result<(), Trouble> {
-        let held = self.state(name).pair.map(|pair| life_of(&pair));
-        if let Some(doubt) = doubt(now(), held) {
-            return Err(Trouble::new(Class::Local, format!("{doubt}: nothing is ordered until it is right")));
-        }
-        on_disk(self.storage.clone(), Storage::probe).await
-    }
-
-    /// The challenges that anybody can see the answers of.
-    fn usable(&self) -> Vec<Challenge> {
-        let usable = |challenge: &&Challenge| **challenge != Challenge::Http01 || self.desk.answers.listens();
-        self.acme.challenges.iter().filter(usable).copied().collect()
-    }
-
-    /// Checks a certificate, stores it, and serves it.
-    async fn keep(
-        &self,
-        name: &DnsName,
-        issuer: usize,
-        journal: &Journal,
-        pem: &str,
-    ) -> Result<Arc<Pair>, Trouble> {
-        let unusable = |why: String| Trouble::new(Class::Unusable, format!("the CA's certificate {why}"));
-        let pair = Pair::from_pem(pem.as_bytes(), pem.as_bytes(), name.to_string())
-            .map_err(|flaw| unusable(format!("can't be used: {flaw}")));
-        let pair = pair.and_then(|pair| match fault_of(&pair, name, now()) {
-            Some(fault) => Err(unusable(fault)),
-            None => Ok(Arc::new(pair)),
-        });
-        let pair = match pair {
-            Ok(pair) => pair,
-            Err(trouble) => {
-                journal.keep_order(None).await?;
-                return Err(trouble);
-            }
-        };
-        let (kept_name, text) = (name.clone(), pem.to_owned());
-        let stored = on_disk(self.storage.clone(), move |storage| storage.keep_pair(&kept_name, &text)).await;
-        // Good for those who connect now, whatever the disk says. The order stays, and with it the way to the certificate.
-        self.serve(name, Arc::clone(&pair));
-        stored?;
-        journal.keep_order(None).await?;
-        let life = life_of(&pair);
-        let lifetime = life.ends.saturating_sub(life.starts);
-        self.amend(name, issuer, move |ledger| ledger.succeeded(now(), lifetime)).await?;
-        Ok(pair)
-    }
-
-    /// Enters a failure in the ledger.
-    async fn record(&self, name: &DnsName, issuer: usize, mut trouble: Trouble) -> Trouble {
-        if trouble.class == Class::Validation {
-            trouble.reason.push_str(&advice::after_validation(name).await);
-        }
-        let entered = trouble.clone();
-        let amended = self.amend(name, issuer, move |ledger| {
-            ledger.failed(now(), entered.class, &entered.reason);
-            if let Some(until) = entered.wait_until {
-                ledger.told_to_wait(now(), until);
-            }
-        });
-        if amended.await.is_err() {
-            self.hold(name, DISK_WAIT);
-        }
-        trouble
-    }
-
-    /// A failure that is ours, and stays in memory.
-    fn enter(&self, name: &DnsName, trouble: Trouble) -> Trouble {
-        self.hold(name, DISK_WAIT);
-        trouble
-    }
-
-    async fn amend(
-        &self,
-        name: &DnsName,
-        issuer: usize,
-        change: impl FnOnce(&mut Ledger) + Send + 'static,
-    ) -> Result<(), Trouble> {
-        let Some((shelf, _)) = self.issuers.get(issuer) else { return Ok(()) };
-        let (shelf, name) = (shelf.clone(), name.clone());
-        on_disk(self.storage.clone(), move |storage| {
-            let mut ledger = storage.raw_ledger(&shelf, &name)?;
-            change(&mut ledger);
-            storage.keep_ledger(&shelf, &name, &ledger)
-        })
-        .await
-    }
-
     /// The ledger of a name at a CA, and whether an order is under way.
     async fn ledger(&self, name: &DnsName, issuer: usize) -> Result<(Ledger, bool), Trouble> {
         let Some((shelf, _)) = self.issuers.get(issuer) else { return Ok((Ledger::default(), false)) };
@@ -428,7 +240,8 @@ impl Renewals {
     /// Asks the CA when it would like the certificate to be renewed, as often as it wants to be asked.
     async fn ask_for_a_wish(&self, name: &DnsName) {
         let state = self.state(name);
-        let (Some(pair), Some((_, issuer))) = (state.pair.filter(|_| state.ask_again <= now()), self.issuers.first())
+        let (Some(pair), Some((_, issuer))) =
+            (state.pair.filter(|_| state.ask_again <= now()), self.issuers.first())
         else {
             return;
         };
@@ -461,79 +274,7 @@ impl Renewals {
     fn hold(&self, name: &DnsName, seconds: u64) {
         self.edit(name, |state| state.hold_until = now().saturating_add(seconds));
     }
-
-    /// An operator's word: one try now, if the CA's limits allow it.
-    pub async fn renew(&self, name: &str) -> Result<Value, String> {
-        let name = self.own(name)?;
-        let (_, issuer) = self.next(&name).await;
-        let (ledger, ordered) = self.ledger(&name, issuer).await.map_err(|trouble| trouble.reason)?;
-        if !ordered && ledger.allowed() > now() {
-            let when = crate::edge::certificates::stamp(i64::try_from(ledger.allowed()).unwrap_or(i64::MAX));
-            return Err(format!("not before {when}: the limits of the CA would be in danger"));
-        }
-        let led = self.attempt(&name, issuer, true).await;
-        self.woken.notify_one();
-        match led {
-            Ok(Led::To(pair)) => Ok(json!({
-                "name": name.as_str(),
-                "fingerprint": pair.fingerprint(),
-                "until": crate::edge::certificates::stamp(pair.not_after()),
-            })),
-            Ok(Led::Elsewhere(why)) => Err(why.to_owned()),
-            Err(trouble) => Err(trouble.reason),
-        }
-    }
-
-    /// A dry run with a CA for trials: nothing of it is stored or served.
-    pub async fn test(&self, name: &str, directory: Option<&str>) -> Result<Value, String> {
-        let name = self.own(name)?;
-        let staging = (self.acme.directory.as_str() == PRODUCTION).then_some(STAGING);
-        let directory = directory.or(staging).ok_or(
-            "no directory for trials is known of this CA: name one with --directory",
-        )?;
-        let directory = Url::parse(directory).map_err(|error| format!("{directory}: {error}"))?;
-        if directory.scheme() != "https" {
-            return Err(format!("{directory} is not reached by https"));
-        }
-        let email = self.acme.email.as_deref();
-        let issuer = RustlsAcme::new(directory.clone(), email, self.authorities.clone())?;
-        let _turn = self.turn.lock().await;
-        let mut results = serde_json::Map::new();
-        for challenge in self.usable() {
-            let journal = Journal::dry(Shelf::of(&directory), name.clone());
-            let task = Task { name: &name, challenge, desk: &self.desk, journal: &journal };
-            let given = tokio::time::timeout(SESSION_WAIT, issuer.issue(task)).await;
-            self.desk.certificates.challenge(name.as_str(), None);
-            self.desk.answers.clear();
-            let word = match given {
-                Ok(Ok(pem)) => match Pair::from_pem(pem.as_bytes(), pem.as_bytes(), name.to_string()) {
-                    Ok(_) => "works".to_owned(),
-                    Err(flaw) => format!("the CA's certificate can't be used: {flaw}"),
-                },
-                Ok(Err(trouble)) => trouble.reason,
-                Err(_) => format!("the CA was not done after {SESSION_WAIT:?}"),
-            };
-            results.insert(challenge.label().to_owned(), word.into());
-        }
-        if results.values().any(|word| word == "works") {
-            results.insert("name".to_owned(), name.as_str().into());
-            return Ok(Value::Object(results));
-        }
-        let all: Vec<String> = results.iter().map(|(challenge, word)| format!("{challenge}: {word}")).collect();
-        Err(if all.is_empty() { NO_CHALLENGE.to_owned() } else { all.join("\n") })
-    }
-
-    fn own(&self, name: &str) -> Result<DnsName, String> {
-        let parsed = name.parse::<DnsName>().map_err(|error| format!("{name}: {error}"))?;
-        if self.hosts().contains(&parsed) {
-            return Ok(parsed);
-        }
-        Err(format!("{parsed} is none of the names in http.tls.letsencrypt.hosts"))
-    }
 }
-
-const NO_CHALLENGE: &str =
-    "no challenge can be answered: only http-01 is allowed, and the port of tidegate.edge.http could not be opened";
 
 /// What is wrong with a certificate for a name, if anything.
 fn fault_of(pair: &Pair, name: &DnsName, now: Stamp) -> Option<String> {

@@ -66,17 +66,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Transient,
-        Self::Validation,
-        Self::Limited,
-        Self::Refused,
-        Self::Local,
-        Self::Unusable,
-        Self::Unfinished,
-    ];
-
     /// The word for it in metrics and messages.
     pub fn word(self) -> &'static str {
         match self {
@@ -142,13 +131,9 @@ impl Life {
         let left = if length < SHORT_LIVED { length / 2 } else { length / 3 };
         let own = self.ends.saturating_sub(left).saturating_sub(self.part_of(length / 50));
         let wished = wish.filter(|window| window.start <= window.end);
-        let wished = wished.map(|window| window.start.saturating_add(self.part_of(window.end - window.start)));
+        let wished =
+            wished.map(|window| window.start.saturating_add(self.part_of(window.end - window.start)));
         wished.map_or(own, |wished| wished.min(own))
-    }
-
-    /// Whether less than a quarter of it is left.
-    pub fn is_low(self, now: Stamp) -> bool {
-        self.ends.saturating_sub(now) < self.length() / 4
     }
 }
 

@@ -12,7 +12,9 @@ use futures_util::future::BoxFuture;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
-use rustls_acme::acme::{Account, AcmeError, Auth, AuthStatus, Challenge as Offer, ChallengeType, Order, OrderStatus};
+use rustls_acme::acme::{
+    Account, AcmeError, Auth, AuthStatus, Challenge as Offer, ChallengeType, Order, OrderStatus,
+};
 use url::Url;
 
 use super::directory::Catalog;
@@ -168,7 +170,8 @@ impl RustlsAcme {
         loop {
             match order.status {
                 OrderStatus::Valid { certificate } => {
-                    let chain = call("certificate", &TRY_WAITS, || account.certificate(&self.client, &certificate));
+                    let chain =
+                        call("certificate", &TRY_WAITS, || account.certificate(&self.client, &certificate));
                     return Ok(format!("{}\n{}", begun.key.trim_end(), chain.await?));
                 }
                 OrderStatus::Ready => {
@@ -275,8 +278,7 @@ fn failed(authorization: &Auth, task: Task<'_>) -> Trouble {
 }
 
 fn invalid(order: &Order, task: Task<'_>) -> Trouble {
-    let (kind, detail) =
-        order.error.clone().map(|problem| (problem.typ, problem.detail)).unwrap_or_default();
+    let (kind, detail) = order.error.clone().map(|problem| (problem.typ, problem.detail)).unwrap_or_default();
     let (kind, detail) = (kind.unwrap_or_default(), detail.unwrap_or_default());
     let trouble = Trouble::of_validation(task.name.as_str(), task.challenge.label(), &kind, &detail);
     if kind.is_empty() && detail.is_empty() {

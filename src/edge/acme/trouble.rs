@@ -76,7 +76,8 @@ impl Trouble {
             _ => "",
         };
         let words = if document.detail.is_empty() { body } else { &document.detail };
-        let reason = format!("{what}: the CA answered {status} {} {}{advice}", printable(&kind), printable(words));
+        let reason =
+            format!("{what}: the CA answered {status} {} {}{advice}", printable(&kind), printable(words));
         let wait_until = (class == Class::Limited).then(|| named_time(&document.detail)).flatten();
         Self { class, reason, wait_until, kind: printable(&kind) }
     }
@@ -84,8 +85,11 @@ impl Trouble {
     /// Of a challenge that the CA holds to be failed.
     pub fn of_validation(name: &str, challenge: &str, kind: &str, detail: &str) -> Self {
         let kind = kind.strip_prefix(URN).unwrap_or(kind);
-        let reason =
-            format!("the CA could not validate {name} by {challenge}: {} {}", printable(kind), printable(detail));
+        let reason = format!(
+            "the CA could not validate {name} by {challenge}: {} {}",
+            printable(kind),
+            printable(detail)
+        );
         Self { class: Class::Validation, reason, wait_until: None, kind: printable(kind) }
     }
 
@@ -187,7 +191,10 @@ mod tests {
         let body = "{\n \"type\": \"urn:ietf:params:acme:error:badNonce\", \"detail\": \"\\\"é\\u{1b}\"}";
         let text = format!("http request error: non 2xx http status: 400 {body:?}");
         assert_eq!(answer(&text), Some((400, body.to_owned())));
-        assert!(Trouble::of_answer("newOrder", 400, "{\"type\": \"urn:ietf:params:acme:error:badNonce\"}").is_bad_nonce());
+        assert!(
+            Trouble::of_answer("newOrder", 400, "{\"type\": \"urn:ietf:params:acme:error:badNonce\"}")
+                .is_bad_nonce()
+        );
         assert_eq!(answer("io error: refused"), None);
     }
 

@@ -39,6 +39,8 @@ pub struct Listed {
     pub old: bool,
     /// Whether its issuer's certificate is there.
     pub complete: bool,
+    /// Whether some client gets it.
+    pub in_use: bool,
     /// Whether nobody offers it any more.
     pub retained: bool,
     /// The SHA-256 of the certificate.
@@ -65,6 +67,8 @@ impl Certificates {
         let mut held = lock(&self.0.held).clone();
         held.sort_by_key(|held| (held.source, held.retained, held.pair.origin().to_owned()));
         let outlooks = lock(&self.0.outlooks).clone();
+        let table = self.0.table.load();
+        let in_use = table.in_use(now());
         let mut seen = BTreeSet::new();
         let mut listed = Vec::new();
         for held in &held {
@@ -83,6 +87,7 @@ impl Certificates {
                 valid: pair.is_valid(now()),
                 old: pair.is_old(now()),
                 complete: pair.is_complete(),
+                in_use: in_use.contains(pair.fingerprint()),
                 retained: held.retained,
                 fingerprint: pair.fingerprint().to_owned(),
                 next_renewal: outlook.next_renewal.map(stamp).unwrap_or_default(),
@@ -96,6 +101,22 @@ impl Certificates {
 }
 
 impl Listed {
+    /// What somebody should know who looks after this mirror; `None` if all is well.
+    pub fn alarm(&self) -> Option<String> {
+        let until = &self.not_after;
+        if !self.trouble.is_empty() {
+            Some(self.trouble.clone())
+        } else if self.in_use && self.source == Source::StandIn.label() {
+            Some("it is self-signed, and clients refuse it".to_owned())
+        } else if self.in_use && !self.valid {
+            Some(format!("it is not valid now (from {} until {until})", self.not_before))
+        } else if self.in_use && self.old {
+            Some(format!("less than a quarter of its life is left: it ends {until}"))
+        } else {
+            None
+        }
+    }
+
     /// An origin without a pair.
     fn barren(source: Source, origin: String, outlook: Outlook) -> Self {
         Self {
@@ -109,6 +130,7 @@ impl Listed {
             valid: false,
             old: false,
             complete: false,
+            in_use: false,
             retained: false,
             fingerprint: String::new(),
             next_renewal: outlook.next_renewal.map(stamp).unwrap_or_default(),

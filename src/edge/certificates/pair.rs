@@ -94,6 +94,7 @@ pub(super) struct Facts {
     not_before: i64,
     not_after: i64,
     is_authority: bool,
+    issuer: String,
     is_self_issued: bool,
 }
 
@@ -189,6 +190,11 @@ impl Pair {
         self.is_complete
     }
 
+    /// Who signed it, by his own words.
+    pub fn issuer(&self) -> &str {
+        &self.facts.issuer
+    }
+
     /// Whether the leaf is the certificate of a CA.
     pub fn is_authority(&self) -> bool {
         self.facts.is_authority
@@ -279,6 +285,7 @@ fn facts(leaf: &[u8]) -> Result<Facts, Flaw> {
         not_before: validity.not_before.timestamp(),
         not_after: validity.not_after.timestamp(),
         is_authority: leaf.is_ca(),
+        issuer: leaf.issuer().to_string(),
         is_self_issued: leaf.subject().as_raw() == leaf.issuer().as_raw(),
     })
 }

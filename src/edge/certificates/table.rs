@@ -1,11 +1,11 @@
 //! Which pair a client gets: pure, given the name it asks for, what it can verify, and the time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustls::SignatureScheme;
 
-use super::{Held, Pair, Source};
+use super::{Held, KeyKind, Pair, Source};
 
 /// One snapshot of all that can be served.
 #[derive(Debug, Default)]
@@ -56,6 +56,21 @@ impl Table {
         }
     }
 
+    /// The fingerprints of the pairs that somebody gets: for each name, the best of each kind of key.
+    pub(super) fn in_use(&self, now: i64) -> BTreeSet<&str> {
+        let kinds = [KeyKind::Ecdsa, KeyKind::Rsa, KeyKind::Ed25519];
+        let everybody: Vec<usize> = (0..self.all.len()).collect();
+        let mut in_use = BTreeSet::new();
+        for places in self.by_name.values().chain([&everybody]) {
+            for kind in kinds {
+                let of_kind = places.iter().filter_map(|place| self.all.get(*place));
+                let of_kind = of_kind.filter(|(_, pair)| pair.kind() == kind);
+                in_use.extend(best(of_kind, now).map(|pair| pair.fingerprint()));
+            }
+        }
+        in_use
+    }
+
     fn places(&self, name: &str) -> Option<&[usize]> {
         let exact = self.by_name.get(name.trim_end_matches('.'));
         let wildcard = || {
@@ -66,17 +81,20 @@ impl Table {
         exact.or_else(wildcard).map(Vec::as_slice)
     }
 
-    /// The first that is valid and suits the client; else the first that suits; a stand-in only if there is nothing else.
+    /// The best that suits the client.
     fn best(
         &self,
         places: impl Iterator<Item = usize>,
         schemes: &[SignatureScheme],
         now: i64,
     ) -> Option<&Arc<Pair>> {
-        places
-            .filter_map(|place| self.all.get(place))
-            .filter(|(_, pair)| pair.certified().key.choose_scheme(schemes).is_some())
-            .min_by_key(|(source, pair)| (*source == Source::StandIn, !pair.is_valid(now)))
-            .map(|(_, pair)| pair)
+        let all = places.filter_map(|place| self.all.get(place));
+        best(all.filter(|(_, pair)| pair.certified().key.choose_scheme(schemes).is_some()), now)
     }
+}
+
+/// The first that is valid, else the first; a stand-in only if there is nothing else.
+fn best<'a>(all: impl Iterator<Item = &'a (Source, Arc<Pair>)>, now: i64) -> Option<&'a Arc<Pair>> {
+    let best = all.min_by_key(|(source, pair)| (*source == Source::StandIn, !pair.is_valid(now)));
+    best.map(|(_, pair)| pair)
 }

@@ -124,7 +124,7 @@ fn nothing_takes_the_place_of_something_better() {
         let worse = worse.pair();
         assert_eq!(certificates.offer(Source::Folder, Arc::clone(&worse)).unwrap_err(), refusal);
         let change = certificates.renew(Source::Folder, vec![worse]);
-        assert_eq!((change.refused.len(), change.retained.len()), (1, 1));
+        assert_eq!((change.refused.len(), change.removed.len()), (1, 0));
         serves(&certificates, Some("a.test"), BOTH, &good);
     }
     // With nothing better, something is better than nothing.
@@ -144,7 +144,8 @@ fn a_name_keeps_its_valid_certificate_until_it_is_withdrawn() {
     let generation = certificates.generation();
     serves(&certificates, Some("a.test"), BOTH, &first);
     serves(&certificates, Some("b.test"), BOTH, &second);
-    assert_eq!(certificates.renew(Source::Folder, vec![]).retained.len(), 2);
+    assert_eq!(certificates.renew(Source::Folder, vec![]).retained.len(), 1);
+    assert_eq!(certificates.of(Source::Folder).len(), 2);
     let lost = certificates.withdraw(Source::Folder, "a.pem").lost;
     assert_eq!(lost, ["a.test", "b.test"]);
     assert_ne!(certificates.generation(), generation);

@@ -1,7 +1,7 @@
 //! The bad days: of the CA, of the network, of the disk, of the process.
 
 use super::world::{NAME, World, leaf};
-use crate::support::authority::Mishap;
+use crate::support::counter::Mishap;
 use crate::support::pebble::Rules;
 
 const CAME: &str = "a certificate came";
@@ -20,10 +20,12 @@ async fn rejected_nonces_are_no_failure() {
 async fn a_ca_that_rejects_nearly_all_nonces_is_left_alone_after_a_while() {
     let world = World::with(Rules { nonces_rejected: 90, ..Rules::default() }).await;
     let mirror = world.setup().start();
-    world.authority.until("a dozen rejected nonces", |ca| {
-        ca.calls().iter().filter(|call| call.status == 400).count() >= 10
-    })
-    .await;
+    world
+        .authority
+        .until("a dozen rejected nonces", |ca| {
+            ca.calls().iter().filter(|call| call.status == 400).count() >= 10
+        })
+        .await;
     assert!(world.authority.orders() <= 1);
     assert_eq!(world.authority.failures(), 0);
     assert!(!leaf(&mirror).await.is_empty(), "it listens all the same");
@@ -56,7 +58,10 @@ async fn an_order_outlives_the_process_that_made_it() {
     // The process is killed while the CA is silent on the authorization.
     world.authority.will("/authZ/", Mishap::Silence, 100);
     let mirror = world.setup().start();
-    world.authority.until("the silence", |ca| ca.calls().iter().any(|call| call.path.starts_with("/authZ/"))).await;
+    world
+        .authority
+        .until("the silence", |ca| ca.calls().iter().any(|call| call.path.starts_with("/authZ/")))
+        .await;
     let setup = mirror.kill();
     world.authority.be_well();
     let mirror = setup.start();
@@ -72,10 +77,12 @@ async fn a_hundred_starts_before_a_deaf_ca_make_no_second_order() {
     let mut setup = world.setup();
     for start in 1..=if crate::support::is_long() { 100 } else { 8 } {
         let mirror = setup.start();
-        world.authority.until("a look at the authorization", |ca| {
-            ca.calls().iter().filter(|call| call.path.starts_with("/authZ/")).count() >= start
-        })
-        .await;
+        world
+            .authority
+            .until("a look at the authorization", |ca| {
+                ca.calls().iter().filter(|call| call.path.starts_with("/authZ/")).count() >= start
+            })
+            .await;
         setup = mirror.kill();
     }
     assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
@@ -91,7 +98,11 @@ async fn failed_validations_stay_below_the_limit_whatever_is_restarted_and_comma
         let mirror = setup.start();
         mirror.logged("listening on");
         for _ in 0..2 {
-            let _ = mirror.setup.clone().arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()]).output();
+            let _ = mirror
+                .setup
+                .clone()
+                .arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()])
+                .output();
         }
         setup = mirror.kill();
     }
@@ -109,7 +120,11 @@ async fn a_ca_that_wants_to_be_left_alone_is_over_restarts() {
     mirror.logged("class=limited");
     let (setup, _) = mirror.stop();
     let mirror = setup.start();
-    let refused = mirror.setup.clone().arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()]).output();
+    let refused = mirror
+        .setup
+        .clone()
+        .arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()])
+        .output();
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && words.contains("not before"), "{words}");
     assert_eq!(world.authority.calls().iter().filter(|call| call.path == "/order-plz").count(), 1);

@@ -20,7 +20,10 @@ async fn a_certificate_comes_by_tls_alpn_within_ten_seconds_and_is_used_again_af
     assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
     let metrics = mirror.metrics().await;
     assert!(metrics.contains("tidegate_acme_attempts_total{result=\"issued\"} 1"), "{metrics}");
-    assert!(metrics.contains(&format!("tidegate_acme_next_attempt_timestamp_seconds{{name=\"{NAME}\"}} ")), "{metrics}");
+    assert!(
+        metrics.contains(&format!("tidegate_acme_next_attempt_timestamp_seconds{{name=\"{NAME}\"}} ")),
+        "{metrics}"
+    );
     let before = leaf(&mirror).await;
     let (setup, status) = mirror.stop();
     assert!(status.success());

@@ -9,7 +9,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, Signatur
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::authority::Authority;
+use crate::support::counter::Counter;
 use crate::support::mirror::{Mirror, Setup};
 use crate::support::pebble::{Pebble, Rules};
 use crate::support::soon;
@@ -20,13 +20,13 @@ pub const NAME: &str = "mirror.test";
 /// A CA and what counts in front of it.
 pub struct World {
     pub pebble: Pebble,
-    pub authority: Authority,
+    pub authority: Counter,
 }
 
 impl World {
     pub async fn with(rules: Rules) -> Self {
         let pebble = Pebble::start(rules).await;
-        let authority = Authority::before(&pebble).await;
+        let authority = Counter::before(&pebble).await;
         Self { pebble, authority }
     }
 
@@ -58,8 +58,10 @@ impl World {
 
 /// The leaf that is served, whoever signed it.
 pub async fn leaf(mirror: &Mirror) -> Vec<u8> {
-    let config =
-        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
+    let config = ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
     connect(config, &mirror.address).await.unwrap()
 }
 

@@ -86,7 +86,12 @@ impl Pebble {
         }});
         std::fs::write(&config, document.to_string()).unwrap();
         let names = Command::new("pebble-challtestsrv")
-            .args(["-management", &format!("127.0.0.1:{dns_management}"), "-dns01", &format!("127.0.0.1:{dns}")])
+            .args([
+                "-management",
+                &format!("127.0.0.1:{dns_management}"),
+                "-dns01",
+                &format!("127.0.0.1:{dns}"),
+            ])
             .args(["-http01", "", "-https01", "", "-tlsalpn01", ""])
             .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
             .stdin(Stdio::null())
@@ -158,7 +163,8 @@ impl Pebble {
             .timeout(PATIENCE)
             .build()
             .unwrap();
-        let answer = client.get(format!("https://localhost:{}{path}", self.ports.management)).send().await.ok()?;
+        let answer =
+            client.get(format!("https://localhost:{}{path}", self.ports.management)).send().await.ok()?;
         answer.text().await.ok()
     }
 }
