@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 the configuration or the machine does not allow it, 2 the command line makes no sense, 3 no
 //! mirror runs, and its volume can't be had.
 
+mod certificates;
 mod check;
 mod dwelling;
 mod operate;
@@ -42,6 +43,11 @@ enum Command {
     Check {
         /// A config.yml, found as `serve` finds it.
         config: Option<PathBuf>,
+    },
+    /// The certificates that are served.
+    Cert {
+        #[command(subcommand)]
+        task: certificates::Task,
     },
     /// Keep an image, a digest or the images of repositories, whatever the budget says.
     Pin {
@@ -128,6 +134,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             with_inputs(config, |inputs| serve::run(&watching(inputs, tls_dir.as_deref())))
         }
         Ok(Arguments { command: Command::Check { config } }) => with_inputs(config, check::run),
+        Ok(Arguments { command: Command::Cert { task } }) => certificates::run(task),
         Ok(Arguments { command }) => {
             let (orders, of) = orders(command);
             with_inputs(of.config, |inputs| operate::run(inputs, &orders, of.json))
@@ -151,6 +158,7 @@ fn orders(command: Command) -> (Vec<Order>, Of) {
         Command::Index { task: IndexTask::Verify { of } } => (vec![Order::IndexVerify], of),
         Command::GarbageCollect { dry_run: true, of, .. } => (vec![Order::Evict { dry_run: true }], of),
         Command::GarbageCollect { of, .. } => (vec![Order::Evict { dry_run: false }, Order::Scrub], of),
+        Command::Cert { .. } => (Vec::new(), Of { config: None, json: false }),
         Command::Serve { config, .. } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
     }
 }

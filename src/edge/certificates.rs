@@ -9,6 +9,7 @@
 mod listing;
 mod pair;
 pub mod pem;
+mod self_signed;
 mod stand_in;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::sys::clock;
 use crate::sys::sync::lock;
 pub use listing::{Listed, Outlook, stamp};
 pub use pair::{CHAIN_MAX, Flaw, KeyKind, Pair, fingerprint, public_key};
+pub use self_signed::{SelfSigned, self_signed};
 pub use stand_in::stand_in;
 use table::Table;
 
