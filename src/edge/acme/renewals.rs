@@ -95,7 +95,10 @@ impl Renewals {
         };
         renewals.take_over();
         for name in renewals.hosts() {
-            renewals.take_stored(name);
+            match renewals.storage.pair(name) {
+                Ok(pem) => drop(pem.map(|pem| renewals.adopt(name, &pem))),
+                Err(error) => tracing::error!("{}: {error}", renewals.storage.pair_path(name).display()),
+            }
         }
         Ok(Arc::new(renewals))
     }
@@ -142,17 +145,9 @@ impl Renewals {
         }
     }
 
-    /// Serves the stored certificate of a name, if that is another one than before; says whether it is.
-    fn take_stored(&self, name: &DnsName) -> bool {
+    /// Serves what is stored for a name, if that is another certificate than before; says whether it is.
+    fn adopt(&self, name: &DnsName, pem: &str) -> bool {
         let path = self.storage.pair_path(name);
-        let pem = match self.storage.pair(name) {
-            Ok(Some(pem)) => pem,
-            Ok(None) => return false,
-            Err(error) => {
-                tracing::error!(%name, "{}: {error}", path.display());
-                return false;
-            }
-        };
         let pair = match Pair::from_pem(pem.as_bytes(), pem.as_bytes(), name.to_string()) {
             Ok(pair) => Arc::new(pair),
             Err(flaw) => {
@@ -160,9 +155,8 @@ impl Renewals {
                 return false;
             }
         };
-        if lock(&self.states).get(name).and_then(|state| state.pair.as_ref()).map(|held| held.fingerprint())
-            == Some(pair.fingerprint())
-        {
+        let held = self.state(name).pair;
+        if held.is_some_and(|held| held.fingerprint() == pair.fingerprint()) {
             return false;
         }
         if let Some(fault) = fault_of(&pair, name, now()) {
@@ -173,6 +167,13 @@ impl Renewals {
         true
     }
 
+    /// The same for what another process may have stored meanwhile.
+    async fn look_into_storage(&self, name: &DnsName) -> Result<bool, Trouble> {
+        let wanted = name.clone();
+        let pem = on_disk(self.storage.clone(), move |storage| storage.pair(&wanted)).await?;
+        Ok(pem.is_some_and(|pem| self.adopt(name, &pem)))
+    }
+
     fn serve(&self, name: &DnsName, pair: Arc<Pair>) {
         if let Err(refusal) = self.desk.certificates.offer(Source::Acme, Arc::clone(&pair)) {
             tracing::warn!(%name, "the certificate is not served: {refusal}");
@@ -180,6 +181,9 @@ impl Renewals {
         let mut states = lock(&self.states);
         let state = states.entry(name.clone()).or_default();
         (state.pair, state.wish, state.ask_again) = (Some(pair), None, 0);
+        if self.hosts().iter().all(|host| states.get(host).is_some_and(|state| state.pair.is_some())) {
+            self.desk.certificates.renew(Source::StandIn, Vec::new());
+        }
     }
 
     /// Looks at the clock and renews what is due, as long as the process runs.
@@ -187,6 +191,8 @@ impl Renewals {
         loop {
             let mut wait = CHECK_INTERVAL.as_secs();
             for name in self.hosts() {
+                // What went wrong is found again by the try.
+                let _ = self.look_into_storage(name).await;
                 self.ask_for_a_wish(name).await;
                 let (mut next, issuer) = self.next(name).await;
                 if next <= now() {

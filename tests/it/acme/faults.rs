@@ -1,10 +1,21 @@
 //! The bad days: of the CA, of the network, of the disk, of the process.
 
+use std::process::Output;
+
 use super::world::{NAME, World, leaf};
 use crate::support::counter::Mishap;
+use crate::support::loopback::Tmpfs;
+use crate::support::mirror::Mirror;
 use crate::support::pebble::Rules;
 
 const CAME: &str = "a certificate came";
+
+/// A command for a running mirror.
+fn tell(mirror: &Mirror, words: &[&str]) -> Output {
+    let config = mirror.setup.config().display().to_string();
+    let words: Vec<_> = words.iter().copied().chain([config.as_str()]).collect();
+    mirror.setup.clone().arguments(&words).output()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_nonces_are_no_failure() {
@@ -92,17 +103,12 @@ async fn a_hundred_starts_before_a_deaf_ca_make_no_second_order() {
 async fn failed_validations_stay_below_the_limit_whatever_is_restarted_and_commanded() {
     let world = World::new().await;
     // Nobody answers where the CA looks.
-    let setup = world.setup().with("REGISTRY_HTTP_ADDR", "127.0.0.1:0").with("TIDEGATE_EDGE_HTTP", "off");
-    let mut setup = setup;
+    let mut setup = world.setup().with("REGISTRY_HTTP_ADDR", "127.0.0.1:0").with("TIDEGATE_EDGE_HTTP", "off");
     for _ in 0..5 {
         let mirror = setup.start();
-        mirror.logged("listening on");
         for _ in 0..2 {
-            let _ = mirror
-                .setup
-                .clone()
-                .arguments(&["cert", "renew", NAME, mirror.setup.config().to_str().unwrap()])
-                .output();
+            let refused = tell(&mirror, &["cert", "renew", NAME]);
+            assert!(!refused.status.success());
         }
         setup = mirror.kill();
     }
@@ -141,4 +147,90 @@ async fn an_endless_answer_is_cut() {
     assert!(mirror.anonymous_memory() < before + (6 << 20), "{before} {}", mirror.anonymous_memory());
     world.authority.be_well();
     mirror.logged(CAME);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_found_out_before_the_ca_is_asked() {
+    let world = World::new().await;
+    let setup = world.setup();
+    let folder = setup.root().join("tidegate/acme");
+    let _small = Tmpfs::mount(&folder, "size=128k,mode=700");
+    std::fs::write(folder.join("filler"), vec![1; 120 * 1024]).unwrap();
+    let mirror = setup.start();
+    let line = mirror.logged("class=local");
+    assert!(line.contains("No space left"), "{line}");
+    assert_eq!(world.authority.orders(), 0);
+    std::fs::remove_file(folder.join("filler")).unwrap();
+    let renewed = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert!(world.is_trusted(&mirror).await);
+    assert_eq!(world.authority.orders(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_between_order_and_certificate_costs_no_second_order() {
+    let world = World::new().await;
+    let setup = world.setup();
+    let folder = setup.root().join("tidegate/acme");
+    let _small = Tmpfs::mount(&folder, "size=256k,mode=700");
+    world.authority.will("/certZ/", Mishap::Silence, 1);
+    let mirror = setup.start();
+    world
+        .authority
+        .until("the order is fulfilled", |ca| ca.calls().iter().any(|call| call.path.starts_with("/certZ/")))
+        .await;
+    fill(&folder);
+    let setup = mirror.kill();
+    let mirror = setup.start();
+    mirror.logged("No space left");
+    std::fs::remove_file(folder.join("filler")).unwrap();
+    let renewed = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert!(world.is_trusted(&mirror).await);
+    assert_eq!((world.authority.orders(), world.authority.certificates()), (1, 1));
+}
+
+/// Takes all that is left of a small file system.
+fn fill(folder: &std::path::Path) {
+    use std::io::Write;
+    let mut filler = std::fs::File::create(folder.join("filler")).unwrap();
+    while filler.write_all(&[1; 4096]).is_ok() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_ca_gives_certificates_while_the_first_one_is_away() {
+    let world = World::new().await;
+    let other = World::new().await;
+    let both = tempfile::NamedTempFile::new().unwrap();
+    let texts = [&world, &other].map(|world| std::fs::read_to_string(world.pebble.cafile()).unwrap());
+    std::fs::write(both.path(), texts.concat()).unwrap();
+    world.authority.be_gone(true);
+    // The other one looks at its own port for challenges over HTTP.
+    let setup = world
+        .setup()
+        .with("TIDEGATE_ACME_CAFILE", both.path().to_str().unwrap())
+        .with("TIDEGATE_ACME_FALLBACK", &other.authority.directory())
+        .with("REGISTRY_HTTP_ADDR", &other.pebble.tls());
+    let mirror = setup.start();
+    mirror.logged("class=transient");
+    assert!(!tell(&mirror, &["cert", "renew", NAME]).status.success());
+    mirror.logged(CAME);
+    assert!(other.is_trusted(&mirror).await);
+    assert_eq!((world.authority.orders(), other.authority.orders()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_for_challenges_that_somebody_has_is_no_reason_not_to_start_and_is_had_later() {
+    let world = World::new().await;
+    let squatter = std::net::TcpListener::bind(world.pebble.http()).unwrap();
+    let setup = world.setup().with("TIDEGATE_ACME_CHALLENGES", "http-01");
+    let mirror = setup.start();
+    mirror.logged("another process has it");
+    mirror.logged("no challenge can be answered");
+    assert_eq!(world.authority.orders(), 0);
+    drop(squatter);
+    mirror.logged("challenges over HTTP are answered on");
+    let renewed = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
 }

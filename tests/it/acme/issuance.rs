@@ -98,3 +98,54 @@ async fn each_name_has_its_own_certificate_and_a_refused_one_holds_nobody_up() {
     // Refused for good: it is not asked for again and again.
     assert_eq!(world.authority.calls().iter().filter(|call| call.path == "/order-plz").count(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_registry_had_is_taken_over_and_left_as_it_was() {
+    let world = World::new().await;
+    let first = world.setup().start();
+    first.logged(CAME);
+    let pem = std::fs::read(first.setup.root().join(format!("tidegate/acme/{NAME}.pem"))).unwrap();
+    first.stop();
+    // As Go's autocert has it: one file of that name, key first.
+    let autocert = tempfile::TempDir::new().unwrap();
+    std::fs::write(autocert.path().join(NAME), &pem).unwrap();
+    let path = autocert.path().to_str().unwrap();
+    let mirror = world.setup().with("REGISTRY_HTTP_TLS_LETSENCRYPT_CACHEFILE", path).start();
+    mirror.logged("is taken over");
+    assert!(world.is_trusted(&mirror).await);
+    assert_eq!(world.authority.orders(), 1);
+    assert_eq!(std::fs::read(autocert.path().join(NAME)).unwrap(), pem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tries_every_challenge_and_leaves_nothing() {
+    let (world, trials) = (World::new().await, World::new().await);
+    let both = tempfile::NamedTempFile::new().unwrap();
+    let texts = [&world, &trials].map(|world| std::fs::read_to_string(world.pebble.cafile()).unwrap());
+    std::fs::write(both.path(), texts.concat()).unwrap();
+    // The CA for trials looks at the mirror's port for HTTP, and at none of its ports for TLS.
+    let mirror = world
+        .setup()
+        .with("TIDEGATE_ACME_CAFILE", both.path().to_str().unwrap())
+        .with("TIDEGATE_EDGE_HTTP", &trials.pebble.http())
+        .start();
+    mirror.logged(CAME);
+    let before = (leaf(&mirror).await, files(&mirror.setup.root().join("tidegate/acme")));
+    let config = mirror.setup.config().display().to_string();
+    let test = |words: &[&str]| {
+        let words: Vec<_> =
+            ["cert", "test"].iter().chain(words).copied().chain([config.as_str(), "--json"]).collect();
+        mirror.setup.clone().arguments(&words).output()
+    };
+    let tested = test(&[NAME, "--directory", &trials.authority.directory()]);
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&tested.stdout).unwrap();
+    assert_eq!(document["http-01"], "works", "{document}");
+    assert!(document["tls-alpn-01"].as_str().unwrap().contains("could not validate"), "{document}");
+    assert_eq!((leaf(&mirror).await, files(&mirror.setup.root().join("tidegate/acme"))), before);
+    assert_eq!((world.authority.orders(), trials.authority.orders()), (1, 2));
+    let refused = test(&[NAME]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--directory"), "{refused:?}");
+    let refused = test(&["other.test", "--directory", &trials.authority.directory()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("none of the names"), "{refused:?}");
+}

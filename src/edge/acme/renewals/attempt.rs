@@ -74,7 +74,7 @@ impl Renewals {
             self.hold(name, BUSY_WAIT);
             return Ok(Led::Elsewhere("another process is getting a certificate"));
         };
-        if self.take_stored(name) && !commanded {
+        if self.look_into_storage(name).await? && !commanded {
             return Ok(Led::Elsewhere("another process has renewed the certificate"));
         }
         let Some((shelf, _)) = self.issuers.get(issuer) else {
@@ -114,6 +114,9 @@ impl Renewals {
             };
             let goes_on = trouble.class == Class::Validation
                 && self.ledger(name, issuer).await.is_ok_and(|(ledger, _)| ledger.allowed() <= now());
+            if goes_on {
+                tracing::warn!(%name, "{trouble}");
+            }
             last = Some(trouble);
             if !goes_on {
                 break;
@@ -160,14 +163,28 @@ impl Renewals {
             }
         };
         let (kept_name, text) = (name.clone(), pem.to_owned());
-        let stored = on_disk(self.storage.clone(), move |storage| storage.keep_pair(&kept_name, &text)).await;
+        let stored = on_disk(self.storage.clone(), move |storage| {
+            let is_known = storage.pair(&kept_name)?.is_some_and(|known| known == text);
+            if !is_known {
+                storage.keep_pair(&kept_name, &text)?;
+            }
+            Ok(is_known)
+        });
+        let stored = stored.await;
         // Good for those who connect now, whatever the disk says. The order stays, and with it the way to the certificate.
         self.serve(name, Arc::clone(&pair));
-        stored?;
-        journal.keep_order(None).await?;
+        if stored? {
+            // A process ended right after it had stored it, and left the order.
+            journal.keep_order(None).await?;
+            return Err(Trouble::new(
+                Class::Transient,
+                "the order that was under way had been fulfilled before",
+            ));
+        }
         let life = life_of(&pair);
         let lifetime = life.ends.saturating_sub(life.starts);
         self.amend(name, issuer, move |ledger| ledger.succeeded(now(), lifetime)).await?;
+        journal.keep_order(None).await?;
         Ok(pair)
     }
 
@@ -204,7 +221,7 @@ impl Renewals {
         let Some((shelf, _)) = self.issuers.get(issuer) else { return Ok(()) };
         let (shelf, name) = (shelf.clone(), name.clone());
         on_disk(self.storage.clone(), move |storage| {
-            let mut ledger = storage.raw_ledger(&shelf, &name)?;
+            let mut ledger = storage.ledger(&shelf, &name, now())?;
             change(&mut ledger);
             storage.keep_ledger(&shelf, &name, &ledger)
         })
