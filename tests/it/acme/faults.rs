@@ -7,6 +7,7 @@ use crate::support::counter::Mishap;
 use crate::support::loopback::Tmpfs;
 use crate::support::mirror::Mirror;
 use crate::support::pebble::Rules;
+use crate::support::soon;
 
 const CAME: &str = "a certificate came";
 
@@ -232,5 +233,61 @@ async fn a_port_for_challenges_that_somebody_has_is_no_reason_not_to_start_and_i
     mirror.logged("challenges over HTTP are answered on");
     let renewed = tell(&mirror, &["cert", "renew", NAME]);
     assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_falls_silent_holds_up_nothing_for_ever() {
+    let world = World::new().await;
+    world.authority.will("/order-plz", Mishap::Silence, 1);
+    let mirror = world.setup().start();
+    mirror.logged("the CA gave no answer within 30s");
+    assert!(!leaf(&mirror).await.is_empty(), "it served all the time");
+    let renewed = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(renewed.status.success(), "{}", String::from_utf8_lossy(&renewed.stderr));
+    assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_no_use_is_not_served_and_not_ordered_again_soon() {
+    let world = World::new().await;
+    let other = std::fs::read(&world.pebble.pair().certificate).unwrap();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/pem-certificate-chain\r\n";
+    world.authority.will("/certZ/", Mishap::Answer(head.into(), other), 100);
+    let mirror = world.setup().start();
+    let stand_in = leaf(&mirror).await;
+    mirror.logged("class=unusable");
+    assert_eq!(leaf(&mirror).await, stand_in);
+    let (setup, _) = mirror.stop();
+    let mirror = setup.start();
+    let refused = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not before"), "{refused:?}");
+    assert_eq!(world.authority.orders(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_on_one_folder_make_one_order() {
+    let world = World::new().await;
+    // The first one is in the middle of it.
+    world.authority.will("/authZ/", Mishap::Silence, 1);
+    let first = world.setup().start();
+    let looked = |ca: &crate::support::counter::Counter| {
+        ca.calls().iter().any(|call| call.path.starts_with("/authZ/"))
+    };
+    world.authority.until("the first one is in the middle", looked).await;
+    let second = world.setup().with("REGISTRY_HTTP_ADDR", "127.0.0.1:0").with("TIDEGATE_EDGE_HTTP", "off");
+    let shared = second.root().join("tidegate");
+    std::fs::create_dir_all(&shared).unwrap();
+    std::os::unix::fs::symlink(first.setup.root().join("tidegate/acme"), shared.join("acme")).unwrap();
+    let second = second.start();
+    second.logged("another process is getting a certificate");
+    first.logged(CAME);
+    soon("the second one serves it, too", async {
+        while !world.is_trusted(&second).await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(leaf(&first).await, leaf(&second).await);
     assert_eq!((world.authority.orders(), world.authority.failures()), (1, 0));
 }
