@@ -284,7 +284,7 @@ mod tests {
         let (_folder, storage) = open();
         let first = storage.lock().unwrap();
         assert!(first.is_some());
-        assert!(storage.clone().lock().unwrap().is_none());
+        assert!(storage.lock().unwrap().is_none());
         drop(first);
         assert!(storage.lock().unwrap().is_some());
     }
