@@ -387,8 +387,19 @@ pub struct Cache {
     pub hold: Duration,
     /// How long what nobody uses is kept; `None` without limit.
     pub idle: Option<Duration>,
+    /// Whether blobs wait for the disk before they get their names.
+    pub durability: Durability,
     /// Whether what was found in the volume goes without asking the upstream whether it still has it.
     pub evict_adopted: bool,
+}
+
+/// Whether a blob waits for the disk before it gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is synced first, and its name after it.
+    Full,
+    /// It is not. After a power cut, what came since the start is verified again.
+    Relaxed,
 }
 
 /// A part of a file system.
@@ -420,6 +431,7 @@ impl Default for Cache {
             min_free: Share::Percent(5),
             hold: Duration::from_secs(600),
             idle: None,
+            durability: Durability::Full,
             evict_adopted: false,
         }
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{dwelling, refuse, renewals, say};
-use crate::config::{Config, Debug, Inputs};
+use crate::config::{Config, Debug, Durability, Inputs};
 use crate::edge::acme::Renewals;
 use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::reload::Secured;
 use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
+use crate::engine::tend::tend;
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
@@ -22,7 +23,7 @@ use crate::observe::lines::Lines;
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
-use crate::sys::files;
+use crate::sys::{files, threads};
 use crate::upstream::{AccountState, Setup, Upstream};
 
 /// How long the stop waits for publications and the index after the connections have ended.
@@ -30,6 +31,10 @@ const SETTLE_WAIT: Duration = Duration::from_secs(10);
 
 /// Connections of the debug port: a few scrapers and people.
 const CONSOLE_CONNECTIONS_MAX: usize = 64;
+
+/// Threads without which nothing works: the runtime's, the writer of the index, a few that wait for the disk. The runtime
+/// panics where it gets none.
+const THREADS_MIN: usize = 32;
 
 /// Both logs.
 struct Logs {
@@ -67,6 +72,9 @@ fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
         );
     }
     let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
+    threads::can_start(THREADS_MIN).map_err(|error| {
+        format!("this process may not have {THREADS_MIN} threads: {error}; raise its limit of processes (TasksMax, pids.max, ulimit -u)")
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     let ended = runtime.block_on(serve(config, inputs, store, logs, connections_max));
@@ -84,6 +92,9 @@ async fn serve(
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
     // grows.
     let signals = Signals::listen()?;
+    if config.cache.durability == Durability::Relaxed {
+        store.relax();
+    }
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
@@ -126,8 +137,9 @@ async fn serve(
     let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
         async move {
-            engine.recover().await;
-            engine.scrub_for_ever().await;
+            tend("the recovery", || engine.recover()).await;
+            let schedule = tend("the schedule", || engine.keep_schedule());
+            tokio::join!(schedule, tend("the scrub", || Arc::clone(&engine).scrub_for_ever()));
         }
     });
     engine.keep_budget();
@@ -138,7 +150,11 @@ async fn serve(
     housekeeping.abort();
     let _ = housekeeping.await;
     drained?;
-    if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
+    let settle = async {
+        engine.settle().await;
+        engine.write_schedule().await;
+    };
+    if tokio::time::timeout(SETTLE_WAIT, settle).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
     Ok(())

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Acme, Check, ClientDemand, Config, Formatter, Health, Http, Level, Listen, Log, Probe,
-    Proxy, Storage, address,
+    AccessFormat, Acme, Check, ClientDemand, Config, Durability, Formatter, Health, Http, Level, Listen, Log,
+    Probe, Proxy, Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -54,6 +54,11 @@ impl Config {
         yaml.word(2, "minfree", self.cache.min_free);
         yaml.word(2, "hold", duration_text(self.cache.hold));
         yaml.word(2, "evictadopted", self.cache.evict_adopted);
+        yaml.word(
+            2,
+            "durability",
+            if self.cache.durability == Durability::Full { "full" } else { "relaxed" },
+        );
         self.write_our_edge(yaml);
         self.http.write_our_tls(yaml);
         if let Some(acme) = &self.acme {

@@ -293,6 +293,7 @@ const OUR_CACHE: &[Field] = &[
     used("minfree", Kind::Text),
     used("hold", Kind::Duration),
     used("evictadopted", Kind::Flag),
+    used("durability", Kind::Text),
     used("scrub", Kind::Duration),
     used("scrubrate", Kind::Text),
 ];

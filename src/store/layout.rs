@@ -89,6 +89,11 @@ impl Layout {
         self.repository(name).join(kind).join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
+    /// What `registry` lets expire when.
+    pub(super) fn schedule(&self) -> PathBuf {
+        self.root.join("scheduler-state.json")
+    }
+
     pub(super) fn ours(&self) -> PathBuf {
         self.root.join("tidegate")
     }
@@ -100,6 +105,11 @@ impl Layout {
     /// Whose the links are.
     pub(super) fn links_owner(&self) -> PathBuf {
         self.ours().join("links-owner")
+    }
+
+    /// There if what was published may not be on the disk: since when.
+    pub(super) fn unsynced(&self) -> PathBuf {
+        self.ours().join("unsynced")
     }
 
     /// When what was last used.

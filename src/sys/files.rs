@@ -291,6 +291,11 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes everything durable that was written to the file system of a path, by anybody.
+pub fn sync_file_system(path: &Path) -> io::Result<()> {
+    Ok(fs::syncfs(File::open(path)?)?)
+}
+
 /// Takes the exclusive lock of an open file; `false` if another process has it.
 pub fn lock_exclusively(file: &File) -> io::Result<bool> {
     match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {

@@ -104,6 +104,7 @@ fn unknown_words_are_refused() {
     check("tidegate: {tags: {gone: maybe}}", "tidegate.tags.gone", "no such value");
     check("tidegate: {tags: {stalefor: never}}", "tidegate.tags.stalefor", "no duration");
     check("tidegate: {cache: {maxsize: much}}", "tidegate.cache.maxsize", "no size");
+    check("tidegate: {cache: {durability: none}}", "tidegate.cache.durability", "no such durability");
     check("tidegate: {cache: {minfree: 101%}}", "tidegate.cache.minfree", "no size");
     check("http: {draintimeout: -1s}", "http.draintimeout", "negative");
     check("catalog: {maxentries: many}", "catalog.maxentries", "no whole number");

@@ -170,10 +170,11 @@ fn how_much_is_kept_and_for_how_long() {
     assert_eq!(cache, Cache::default());
     assert_eq!((cache.max_size, cache.min_free), (Share::Percent(80), Share::Percent(5)));
     assert_eq!((cache.hold, cache.idle, cache.evict_adopted), (Duration::from_secs(600), None, false));
-    let text = "proxy: {ttl: 168h}\ntidegate: {cache: {maxsize: 200MiB, minfree: 1 GB, hold: 0s, evictadopted: true}}";
+    let text = "proxy: {ttl: 168h}\ntidegate: {cache: {maxsize: 200MiB, minfree: 1 GB, hold: 0s, evictadopted: true, durability: relaxed}}";
     let cache = check(text, &[]).cache;
     assert_eq!((cache.max_size, cache.min_free), (Share::Bytes(200 << 20), Share::Bytes(1_000_000_000)));
     assert_eq!((cache.hold, cache.evict_adopted), (Duration::ZERO, true));
+    assert_eq!(cache.durability, Durability::Relaxed);
     assert_eq!(cache.idle, Some(Duration::from_secs(604_800)));
     assert_eq!(check("proxy: {ttl: 0s}", &[]).cache.idle, None);
     let variables = [("TIDEGATE_CACHE_MAXSIZE", "70%"), ("REGISTRY_PROXY_TTL", "1h")];
