@@ -26,6 +26,7 @@ pub mod recent;
 pub mod repository;
 pub mod rescue;
 pub mod scrub;
+pub mod tend;
 
 mod adopt;
 mod blob;
@@ -36,9 +37,11 @@ mod links;
 mod list;
 mod manifest;
 mod referrers;
+mod schedule;
 mod tag;
 mod unpublished;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,6 +171,8 @@ pub struct Engine {
     scrubbing: Semaphore,
     scrub_on_demand: Semaphore,
     scrub_wanted: Notify,
+    /// Whether `registry`'s note of what expires was taken over.
+    schedule_known: AtomicBool,
 }
 
 /// What was asked for and found absent.
@@ -228,6 +233,7 @@ impl Engine {
             scrubbing: Semaphore::new(1),
             scrub_on_demand: Semaphore::new(1),
             scrub_wanted: Notify::new(),
+            schedule_known: AtomicBool::new(false),
         })
     }
 
@@ -265,6 +271,10 @@ impl Engine {
         // All permits at once: every publication that was under way has ended.
         let _permits = self.publications.acquire_many(all).await;
         self.index.committed().await;
+        let store = Arc::clone(&self.store);
+        if let Err(error) = blocking(move || store.stop_relaxing()).await.and_then(|result| result) {
+            tracing::warn!(%error, "what was fetched is verified again at the next start: it can't be synced");
+        }
     }
 }
 

@@ -122,6 +122,14 @@ impl Index {
         self.heat.touch(digest, heat::now());
     }
 
+    /// When a blob alone was last used. One without a last use counts from when it came; 0 if that is not known either.
+    pub fn last_use(&self, digest: &Digest, row: Option<&BlobRow>, now: heat::Seconds) -> heat::Seconds {
+        let used = self.heat.last_use(digest, now).unwrap_or(0);
+        let came = row.map_or(0, |row| heat::Seconds::try_from(row.created_ms / 1000).unwrap_or(0));
+        // A clock that was set back: what came in the future says nothing.
+        used.max(if came <= now { came } else { 0 })
+    }
+
     /// Where rows are kept.
     pub fn backend(&self) -> &Backend {
         &self.backend

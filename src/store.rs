@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/docker/registry/v2/blobs/sha256/ab/<hex>/data      what is held, under its digest
 //! <root>/docker/registry/v2/repositories/<name>/…/link      what belongs to which repository
+//! <root>/scheduler-state.json                               when `registry` lets what go
 //! <root>/tidegate/{lock,partial,quarantine}                 ours, invisible to `registry`
 //! ```
 //!
@@ -12,10 +13,13 @@
 //!
 //! All calls here may wait for the disk, so the engine makes them on the blocking pool.
 
+mod durability;
 mod layout;
 mod links;
 mod partial;
+mod quarantine;
 mod remove;
+mod schedule;
 mod tree;
 mod unfinished;
 
@@ -23,14 +27,16 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
+use crate::config::Durability;
 use crate::registry::Digest;
 use crate::sys::files::{self, Identity};
 use crate::sys::{clock, entropy, sync};
 use layout::Layout;
 pub use partial::{Extents, Partial, Record};
 pub use remove::OwnBytes;
+pub use schedule::{Expiry, LinkKind};
 pub use tree::Shard;
 pub use unfinished::{Begun, Unfinished};
 
@@ -41,6 +47,9 @@ pub struct Store {
     /// Whether a link of the tree shows that its repository may have what it names.
     links_count: bool,
     alive: partial::Alive,
+    durability: RwLock<Durability>,
+    doubtful_since: Mutex<Option<i64>>,
+    marked_since: Mutex<Option<i64>>,
     /// Held for the moment in which a blob gets or loses its name.
     naming: Mutex<()>,
     /// The lock is held as long as the file is open.
@@ -108,9 +117,6 @@ pub enum StoreError {
     },
 }
 
-/// Most files kept in quarantine; they are evidence, and one for each kind of trouble is plenty.
-const QUARANTINED_MAX: usize = 16;
-
 impl Store {
     /// Opens the tree under `root`, creating what is missing, and takes its lock.
     /// `owner` tells the upstream and the account: links that were written for others do not count.
@@ -126,11 +132,15 @@ impl Store {
             layout,
             links_count: false,
             alive,
+            durability: RwLock::new(Durability::Full),
+            doubtful_since: Mutex::default(),
+            marked_since: Mutex::default(),
             naming: Mutex::default(),
             _lock: lock,
             _temporary: None,
         };
         store.sweep(clock::now(), Unfinished::OfEarlierProcesses);
+        store.find_doubt();
         store.links_count = links::belong_to(&store, &owner.0);
         if !store.links_count {
             tracing::warn!(
@@ -167,6 +177,11 @@ impl Store {
         self.layout.heat()
     }
 
+    /// The folder of the last good certificates.
+    pub fn certificates_folder(&self) -> PathBuf {
+        self.layout.certificates()
+    }
+
     /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
         let Some(file) = files::open_regular(&self.layout.blob(digest))? else {
@@ -177,18 +192,22 @@ impl Store {
     }
 
     /// Makes a partial the blob of its digest. Data first, then the name, then the folders that hold the name: after a
-    /// crash the blob is there whole, or not at all.
+    /// crash the blob is there whole, or not at all. Relaxed, after a power cut it may be there with wrong bytes.
     pub fn publish(&self, partial: &Partial, digest: &Digest) -> io::Result<Identity> {
         if partial.digest() != *digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the bytes do not hash to the digest"));
         }
-        partial.sync()?;
+        let durability = self.durability();
+        if *durability == Durability::Full {
+            partial.sync()?;
+        }
         let before = files::state(&partial.file())?;
         let target = self.layout.blob(digest);
         let folder = self.layout.blob_folder(digest);
         self.name(partial, digest, &target, &folder)?;
-        for changed in [Some(folder.as_path()), folder.parent(), folder.parent().and_then(Path::parent)] {
-            changed.map_or(Ok(()), files::sync_folder)?;
+        match *durability {
+            Durability::Full => folder.ancestors().take(3).try_for_each(files::sync_folder)?,
+            Durability::Relaxed => self.note_unsynced(&files::identity(&partial.file())?)?,
         }
         // Taken after the rename, which changes the ctime. Whoever wrote into it meanwhile changed its time of modification.
         let after = files::state(&partial.file())?;
@@ -216,32 +235,6 @@ impl Store {
             partial.rename(target)?;
         }
         Ok(())
-    }
-
-    /// Takes a damaged blob out of the tree, and keeps the newest few of its kind for whoever wants to know why. Another
-    /// file that has taken its place meanwhile stays. Whether there is no file under the digest any more.
-    pub fn quarantine(&self, digest: &Digest, which: Identity) -> io::Result<bool> {
-        match self.open_blob(digest)? {
-            Some(found) if found.identity == which => {}
-            found => return Ok(found.is_none()),
-        }
-        self.move_aside(&self.layout.blob(digest), digest)?;
-        Ok(true)
-    }
-
-    /// Moves what is under a path into quarantine, whatever it is; whether there was something.
-    fn move_aside(&self, path: &Path, digest: &Digest) -> io::Result<bool> {
-        match fs::rename(path, self.layout.quarantined(digest, clock::unix_ms())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
-        }
-        // It is out of the way; what can't be cleared up stays.
-        let entries = fs::read_dir(self.layout.quarantine()).into_iter().flatten().flatten();
-        let mut kept: Vec<_> = entries.collect();
-        kept.sort_by_cached_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok());
-        let surplus = kept.len().saturating_sub(QUARANTINED_MAX);
-        kept.iter().take(surplus).for_each(|entry| remove(&entry.path(), "a quarantined blob"));
-        Ok(true)
     }
 }
 

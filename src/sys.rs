@@ -9,3 +9,4 @@ pub mod entropy;
 pub mod files;
 pub mod map;
 pub mod sync;
+pub mod threads;

@@ -9,13 +9,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{dwelling, refuse, say};
-use crate::config::{Config, Debug, Inputs};
+use super::{dwelling, refuse, renewals, say};
+use crate::config::{Config, Debug, Durability, Inputs};
+use crate::edge::acme::Renewals;
 use crate::edge::drain::{self, Drain};
 use crate::edge::gate::Gate;
 use crate::edge::listener::Listener;
-use crate::edge::tls::Acceptor;
+use crate::edge::reload::Secured;
 use crate::edge::{Admin, Console, Edge, Records, Role, Site, SiteParts};
+use crate::engine::tend::tend;
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Heat, Index};
 use crate::observe::access::AccessLog;
@@ -24,9 +26,9 @@ use crate::observe::lines::Lines;
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
-use crate::sys::files;
+use crate::sys::{files, threads};
 use crate::upstream::{AccountState, Setup, Upstream};
-use reload::Live;
+use reload::{Doors, Live};
 use signals::{Signals, wait_and_drain};
 
 /// How long the stop waits for publications and the index after the connections have ended.
@@ -34,6 +36,10 @@ const SETTLE_WAIT: Duration = Duration::from_secs(10);
 
 /// Connections of the debug port: a few scrapers and people.
 const CONSOLE_CONNECTIONS_MAX: usize = 64;
+
+/// Threads without which nothing works: the runtime's, the writer of the index, a few that wait for the disk. The runtime
+/// panics where it gets none.
+const THREADS_MIN: usize = 32;
 
 /// Both logs.
 struct Logs {
@@ -72,6 +78,9 @@ pub fn run(inputs: &Inputs) -> ExitCode {
 fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let descriptors = files::raise_descriptor_limit();
+    threads::can_start(THREADS_MIN).map_err(|error| {
+        format!("this process may not have {THREADS_MIN} threads: {error}; raise its limit of processes (TasksMax, pids.max, ulimit -u)")
+    })?;
     let runtime = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         runtime.map_err(|error| format!("no runtime: {error}"))
@@ -99,12 +108,17 @@ async fn serve(
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
     // grows.
     let signals = Signals::listen()?;
+    if config.cache.durability == Durability::Relaxed {
+        store.relax();
+    }
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
-    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, &config.edge.alpn)).transpose()?;
     let metrics = Arc::new(Metrics::default());
     let gate = entrance::gate(config, descriptors, &metrics)?;
+    let secured = entrance::secure(config, &store.certificates_folder(), &metrics)?;
+    let tls = secured.as_ref().map(|secured| secured.acceptor.clone());
+    let renewals = renewals::open(config, &root, secured.as_ref(), &metrics)?;
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
@@ -117,13 +131,10 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
-    open_admin(config, &engine, &drain, &metrics);
+    open_admin(config, &engine, &secured, &renewals, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
-    if let Some(tls) = &tls {
-        tell_expiry(tls);
-    }
     if let Some(debug) = &config.http.debug {
         let console = Console {
             engine: Some(Arc::clone(&engine)),
@@ -131,16 +142,21 @@ async fn serve(
             health: health.clone(),
             lines: vec![logs.errors.clone(), logs.access.clone()],
             path: debug.metrics.clone(),
+            certificates: secured.as_ref().map(|secured| secured.certificates.clone()),
         };
         open_console(debug, console, &drain, &metrics)?;
+    }
+    if let Some(renewals) = &renewals {
+        renewals::start(config, renewals, &drain, &metrics);
     }
     health.start(config.health.checks.clone(), Some(root));
     tokio::spawn(check_account(engine.upstream().clone()));
     let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
         async move {
-            engine.recover().await;
-            engine.scrub_for_ever().await;
+            tend("the recovery", || engine.recover()).await;
+            let schedule = tend("the schedule", || engine.keep_schedule());
+            tokio::join!(schedule, tend("the scrub", || Arc::clone(&engine).scrub_for_ever()));
         }
     });
     engine.keep_budget();
@@ -148,13 +164,18 @@ async fn serve(
     entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
     let edge = Edge { listener, tls, role, gate: Arc::clone(&gate), drain, metrics: Arc::clone(&metrics) };
     let running = tokio::spawn(edge.run());
-    let mut live = Live::new(config, inputs, descriptors, &gate, &metrics, Some(&engine));
+    let doors = Doors { gate, secured, descriptors };
+    let mut live = Live::new(config, inputs, doors, &metrics, Some(&engine));
     let drained = wait_and_drain(signals, &stop, running, &mut live).await;
     // What it holds must be let go, so that the index can be left in order.
     housekeeping.abort();
     let _ = housekeeping.await;
     drained?;
-    if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
+    let settle = async {
+        engine.settle().await;
+        engine.write_schedule().await;
+    };
+    if tokio::time::timeout(SETTLE_WAIT, settle).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
     Ok(())
@@ -264,17 +285,6 @@ fn suggest(config: &Config, listener: &Listener) {
     tracing::info!("try: curl {place}{}/v2/library/alpine/manifests/latest", config.http.prefix);
 }
 
-fn tell_expiry(tls: &Acceptor) {
-    let ends = jiff::Timestamp::from_second(tls.expires).unwrap_or_default();
-    let left =
-        tls.expires.saturating_sub(i64::try_from(crate::sys::clock::unix_ms() / 1000).unwrap_or(i64::MAX));
-    if left <= 0 {
-        tracing::error!("the certificate ended at {ends}: clients refuse it");
-    } else {
-        tracing::info!("the certificate is good until {ends}");
-    }
-}
-
 fn open_console(
     debug: &Debug,
     console: Console,
@@ -295,11 +305,22 @@ fn open_console(
 }
 
 /// The socket of an operator. A mirror serves without it too.
-fn open_admin(config: &Config, engine: &Arc<Engine>, drain: &Drain, metrics: &Arc<Metrics>) {
+fn open_admin(
+    config: &Config,
+    engine: &Arc<Engine>,
+    secured: &Option<Secured>,
+    renewals: &Option<Arc<Renewals>>,
+    drain: &Drain,
+    metrics: &Arc<Metrics>,
+) {
     match Listener::bind_private(&config.admin.socket, config.admin.group) {
         Ok(listener) => {
             tracing::debug!("commands of an operator are taken on {listener}");
-            let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine) }));
+            let role = Role::Admin(Arc::new(Admin {
+                engine: Arc::clone(engine),
+                secured: secured.clone(),
+                renewals: renewals.clone(),
+            }));
             let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
             let gate = Gate::open_to_all(CONSOLE_CONNECTIONS_MAX, Arc::clone(&metrics));
             tokio::spawn(Edge { listener, tls: None, role, gate, drain, metrics }.run());

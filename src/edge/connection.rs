@@ -13,10 +13,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use rustls::server::ClientHello;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::activity::Activity;
 use super::body::Body;
@@ -27,7 +25,7 @@ use super::limits::{
     STREAMS_MAX,
 };
 use super::socket::{Poison, Socket, Stream};
-use super::tls::{Acceptor, PLAIN_ANSWER};
+use super::tls::{self, Acceptor, PLAIN_ANSWER, Shaken};
 use super::{Role, failure, proxy_header};
 use crate::observe::metrics::{Denied, Metrics};
 
@@ -146,26 +144,33 @@ impl Connection {
                 refuse_plain(socket(stream)).await;
                 return Err("a plain HTTP request".to_owned());
             }
-            let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket(stream)).await;
-            let start = start.map_err(|error| error.to_string())?;
-            if client.outsider && !is_of_a_ca(&start.client_hello()) {
-                self.gate.turned_away(&client.name);
-                refuse_outsider(start).await;
-                return Err("its address is not in the list".to_owned());
-            }
-            start.into_stream(Arc::clone(acceptor.tls.config())).await.map_err(|error| error.to_string())
+            acceptor.accept(socket(stream), client.outsider).await.map_err(|error| error.to_string())
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
             () = last_call(&mut drain) => return None,
         };
         let shaken = shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}")));
-        shaken
-            .inspect_err(|reason| {
+        match shaken {
+            Ok(Shaken::Client(stream)) => {
+                let (version, is_resumed) = tls::labels(&stream);
+                self.metrics.shaken(version, is_resumed);
+                Some(*stream)
+            }
+            Ok(Shaken::Challenge) => {
+                tracing::info!(peer = client.name, "a CA came to validate a name");
+                None
+            }
+            Ok(Shaken::Outsider) => {
+                self.gate.turned_away(&client.name);
+                None
+            }
+            Err(reason) => {
                 self.metrics.handshake_failed();
                 tracing::debug!(peer = client.name, reason, "TLS handshake failed");
-            })
-            .ok()
+                None
+            }
+        }
     }
 }
 
@@ -255,6 +260,7 @@ impl Conversation {
                 Role::Forward(forward) => forward.answer(request, client, poison).await,
                 Role::Console(console) => console.answer(&request),
                 Role::Admin(admin) => admin.answer(request, &client.name).await,
+                Role::Challenges(front) => front.answer(&request),
             };
             if let Some(hsts) = hsts {
                 response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
@@ -273,24 +279,9 @@ async fn last_call(drain: &mut Drain) {
     tokio::time::sleep(FAREWELL_WAIT).await;
 }
 
-/// Whether a handshake is that of a CA that looks whether a name is ours (RFC 8737). CAs ask from addresses that nobody
-/// publishes.
-fn is_of_a_ca(hello: &ClientHello<'_>) -> bool {
-    hello.alpn().is_some_and(|offered| offered.eq([b"acme-tls/1".as_slice()]))
-}
-
 /// Whether a request is that of a CA (RFC 8555 section 8.3).
 fn is_challenge(path: &str) -> bool {
     path.starts_with("/.well-known/acme-challenge/")
-}
-
-/// A fatal alert, `access_denied` (RFC 8446 section 6): clients show it by that name.
-const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
-
-async fn refuse_outsider(start: StartHandshake<Socket>) {
-    let mut socket = start.io;
-    let _ = socket.write_all(&ACCESS_DENIED).await;
-    let _ = socket.shutdown().await;
 }
 
 /// Whether a peer began with text where a handshake was expected.

@@ -7,11 +7,12 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::body::Body;
+use super::certificates::{Certificates, Listed};
 use super::{failure, lists};
 use crate::engine::Engine;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
-use crate::observe::metrics::{Metrics, Snapshot};
+use crate::observe::metrics::{Ending, Metrics, Snapshot};
 use crate::upstream::AccountState;
 
 /// What Prometheus expects of a text exposition.
@@ -28,6 +29,8 @@ pub struct Console {
     pub health: Health,
     /// The logs, for the lines they lost.
     pub lines: Vec<Lines>,
+    /// The certificates, if TLS is spoken.
+    pub certificates: Option<Certificates>,
     /// The path of the metrics, if they are on.
     pub path: Option<String>,
 }
@@ -50,6 +53,11 @@ impl Console {
         if self.engine.as_ref().is_some_and(refused) {
             failing.insert("upstream_account".to_owned(), "the upstream refuses it".to_owned());
         }
+        for listed in self.listing() {
+            if let Some(alarm) = listed.alarm() {
+                failing.insert(format!("certificate {}", listed.origin), alarm);
+            }
+        }
         let mut response = lists::document(&json!(failing));
         if !failing.is_empty() {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -57,10 +65,27 @@ impl Console {
         response
     }
 
+    fn listing(&self) -> Vec<Listed> {
+        self.certificates.as_ref().map(Certificates::listing).unwrap_or_default()
+    }
+
+    /// When the certificates end that somebody gets.
+    fn endings(&self) -> Vec<Ending> {
+        let in_use = self.listing().into_iter().filter(|listed| listed.in_use);
+        let ending = |listed: Listed| Ending {
+            name: listed.names.first().cloned().unwrap_or_default(),
+            source: listed.source,
+            key: listed.key,
+            not_after: listed.not_after_seconds,
+        };
+        in_use.map(ending).collect()
+    }
+
     fn metrics(&self) -> Response<Body> {
         let snapshot = Snapshot {
             lost: self.lines.iter().map(Lines::lost).sum(),
             unhealthy: self.health.failing().len(),
+            certificates: self.endings(),
             ..self.engine.as_deref().map(state).unwrap_or_default()
         };
         let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));

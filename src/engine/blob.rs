@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::passing::{Passing, length_of};
 use super::rescue::{HeldBlob, Rescue, Witness};
 use super::{Denial, Engine, Repository, Want, blocking, fault, in_time};
-use crate::index::{Batch, BlobRow, MemberRow};
+use crate::index::{Batch, BlobRow, Identity, MemberRow};
 use crate::registry::range::{Asked, Wanted};
 use crate::registry::{ByteRange, Digest};
 use crate::store::{OpenBlob, Store};
@@ -100,7 +100,7 @@ impl Engine {
     ) -> (Held, Option<MemberRow>) {
         let in_flight = self.flights.find(digest).is_some();
         let row = self.index.blob(digest);
-        let known = row.as_ref().and_then(BlobRow::verified_identity);
+        let known = row.as_ref().and_then(|row| self.verified(row));
         let indexed = self.index.member(&repository.key, digest);
         let (store, name, digest) = (Arc::clone(&self.store), repository.name.clone(), *digest);
         let looked = blocking(move || {
@@ -112,6 +112,11 @@ impl Engine {
         });
         let (held, member) = looked.await.unwrap_or((Held::Absent, indexed));
         (self.judge(&digest, held, row.filter(|_| !in_flight)), member)
+    }
+
+    /// The file whose bytes were hashed, unless a power cut may have changed them since.
+    fn verified(&self, row: &BlobRow) -> Option<Identity> {
+        row.verified_identity().filter(|file| !self.store.is_doubtful(file))
     }
 
     /// What the tree has, less what is known to be damaged. A row that leads to no file is removed.
@@ -230,7 +235,7 @@ impl Engine {
     pub(super) async fn landed_meanwhile(self: &Arc<Self>, flight: &Arc<Flight>) -> bool {
         let digest = flight.digest;
         let row = self.index.blob(&digest);
-        let Some(known) = row.as_ref().and_then(BlobRow::verified_identity) else { return false };
+        let Some(known) = row.as_ref().and_then(|row| self.verified(row)) else { return false };
         let store = Arc::clone(&self.store);
         let found = blocking(move || open(&store, &digest, Some(known), Want::Head)).await;
         let Ok(Held::Verified(held, _, witness)) = found else { return false };

@@ -27,6 +27,7 @@ use serde::Serialize;
 
 use super::budget::ROOM_WAIT;
 use super::budget::room::{Aim, Need};
+use super::tend::tend;
 use super::{Engine, blocking, recent::Recent};
 use crate::index::heat;
 use crate::registry::Digest;
@@ -63,9 +64,6 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(60);
 const IDLE_LOOKS: u32 = 16;
 const IDLE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const IDLE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
-
-/// How long the task rests after a panic.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is said that there is no room.
 const TOLD_FOR: Duration = Duration::from_secs(600);
@@ -133,18 +131,10 @@ struct Round {
 }
 
 impl Engine {
-    /// Keeps the usage within the budget, for as long as the runtime lives. A panic is a line in the log.
+    /// Keeps the usage within the budget, for as long as the runtime lives.
     pub fn keep_budget(self: &Arc<Self>) {
         let engine = Arc::clone(self);
-        tokio::spawn(async move {
-            loop {
-                let watching = tokio::spawn(Arc::clone(&engine).watch());
-                if let Err(error) = watching.await {
-                    tracing::error!(%error, "the making of room broke down; it begins anew");
-                }
-                tokio::time::sleep(RESTART_AFTER).await;
-            }
-        });
+        tokio::spawn(async move { tend("the making of room", || Arc::clone(&engine).watch()).await });
     }
 
     async fn watch(self: Arc<Self>) {

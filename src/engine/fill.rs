@@ -118,7 +118,9 @@ impl Fill {
             let partial = kept.partial()?;
             let _ = blocking(move || partial.discard()).await;
         }
-        done.and_then(|()| self.check(&kept)).map(|()| kept)
+        done?;
+        self.check(&kept).await?;
+        Ok(kept)
     }
 
     /// Opens a transfer of what is wanted first, under the first repository that the upstream lets have the blob.

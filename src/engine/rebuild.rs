@@ -62,12 +62,18 @@ pub struct Rebuilt {
 
 impl Engine {
     /// Takes in what the index does not know of the tree; at the start, in the background. An index that has been whole
-    /// once gets the names of the repositories only.
+    /// once gets the names of the repositories only, and what `registry` noted of the volume.
     pub async fn recover(self: &Arc<Self>) {
         if self.index.is_whole() {
             self.take_in_names(&mut Rebuilt::default()).await;
-            return;
+        } else {
+            self.fill_index().await;
         }
+        self.take_over_schedule().await;
+        self.end_doubt().await;
+    }
+
+    async fn fill_index(self: &Arc<Self>) {
         let found = self.rebuild_index().await;
         if found.blobs > 0 {
             tracing::info!(
@@ -244,6 +250,46 @@ impl Engine {
         }
     }
 
+    /// Says in the rows what a power cut may have changed of the files, so that nothing else has to.
+    async fn end_doubt(self: &Arc<Self>) {
+        if self.store.doubtful_since().is_none() {
+            return;
+        }
+        let (mut from, mut found) = (None, 0);
+        loop {
+            let (engine, at) = (Arc::clone(self), from);
+            let (doubtful, next) = rested(move || {
+                let page = engine.index.blobs(at.as_ref(), STEP_BLOBS);
+                let rows = page.rows.iter().filter(|(digest, row)| engine.doubt(digest, row));
+                (rows.count(), page.next)
+            })
+            .await;
+            found += doubtful;
+            self.index.committed().await;
+            match next {
+                Some(_) => from = next,
+                None => break,
+            }
+        }
+        let store = Arc::clone(&self.store);
+        match blocking(move || store.end_doubt()).await.and_then(|result| result) {
+            Ok(()) => {
+                tracing::info!(blobs = found, "what was not synced is verified again before it is used")
+            }
+            Err(error) => tracing::warn!(%error, "what was not synced stays in doubt until the next start"),
+        }
+    }
+
+    /// Takes back that a blob was verified; whether its file is in doubt.
+    fn doubt(&self, digest: &Digest, row: &BlobRow) -> bool {
+        let is_doubtful = row.verified_identity().is_some_and(|file| self.store.is_doubtful(&file));
+        // One that changed since it was read is of this process.
+        if is_doubtful && self.index.blob(digest).as_ref() == Some(row) {
+            self.index.apply(Batch::new().put_blob(*digest, BlobRow { verified_ms: None, ..row.clone() }));
+        }
+        is_doubtful
+    }
+
     /// Removes the rows that lead to no file.
     async fn remove_dangling(self: &Arc<Self>, found: &mut Rebuilt) {
         let mut from = None;
@@ -273,7 +319,7 @@ impl Engine {
 }
 
 /// The row of a file that was found in the tree.
-fn unverified_row(identity: Identity) -> BlobRow {
+pub(super) fn unverified_row(identity: Identity) -> BlobRow {
     BlobRow {
         size: identity.size,
         identity: Some(identity),

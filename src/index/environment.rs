@@ -18,6 +18,8 @@ pub(super) enum OpenError {
     Folder { path: PathBuf, source: io::Error },
     #[error("a new index can't be created: {0}")]
     Create(heed::Error),
+    #[error("there is no room in memory to map it: {0}")]
+    Memory(heed::Error),
 }
 
 /// Why a map is not used.
@@ -41,6 +43,10 @@ pub(super) fn open(folder: &Path) -> Result<Map, OpenError> {
     let opened = create(&path).map_err(Damage::Io).and_then(|()| try_open(&path));
     match opened {
         Ok(map) => Ok(map),
+        // Too little address space says nothing of the file: it is as good as it was at the next start.
+        Err(Damage::Lmdb(heed::Error::Io(error))) if error.kind() == io::ErrorKind::OutOfMemory => {
+            Err(OpenError::Memory(heed::Error::Io(error)))
+        }
         Err(damage) => {
             let aside = folder.join(format!("v1.bad-{}", clock::unix_ms()));
             tracing::warn!(aside = %aside.display(), %damage, "the index is set aside; everything is found again in the tree");

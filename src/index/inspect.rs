@@ -190,6 +190,27 @@ struct Found {
     overflow_pages: u64,
     entries: u64,
     last_key: Option<Vec<u8>>,
+    /// What a branch says of the keys that come next: none is less.
+    least_key: Option<Vec<u8>>,
+}
+
+impl Found {
+    /// A branch says that all keys so far are less than this one, and none is that comes.
+    fn divide(&mut self, key: Vec<u8>) -> Option<()> {
+        self.last_key.as_ref().is_none_or(|last| *last < key).then_some(())?;
+        self.least_key = Some(key);
+        Some(())
+    }
+
+    /// A row; keys only grow.
+    fn row(&mut self, key: Vec<u8>) -> Option<()> {
+        let grows = self.last_key.as_ref().is_none_or(|last| *last < key);
+        let is_here = self.least_key.as_ref().is_none_or(|least| *least <= key);
+        (grows && is_here).then_some(())?;
+        self.last_key = Some(key);
+        self.entries += 1;
+        Some(())
+    }
 }
 
 impl<'f> Walk<'f> {
@@ -245,20 +266,22 @@ impl<'f> Walk<'f> {
             return nodes.iter().try_for_each(|node| self.row(number, node, free, found));
         }
         found.branch_pages += 1;
-        nodes.iter().try_for_each(|node| self.page(node.page, depth - 1, free, found))
+        for (at, node) in nodes.iter().enumerate() {
+            // The first key of a branch is not read: all that is less than the second is below it.
+            if at > 0 {
+                found.divide(comparable(node.key, free)).ok_or(Flaw::Page(number, "its keys"))?;
+            }
+            self.page(node.page, depth - 1, free, found)?;
+        }
+        Ok(())
     }
 
     fn row(&mut self, page: u64, node: &Node<'_>, free: bool, found: &mut Found) -> Result<(), Flaw> {
-        // Numbers compare as numbers: their bytes in the other order compare alike.
-        let key: Vec<u8> = if free { node.key.iter().rev().copied().collect() } else { node.key.to_vec() };
-        if (free && key.len() != 8)
-            || key.is_empty()
-            || found.last_key.as_ref().is_some_and(|last| *last >= key)
-        {
-            return Err(Flaw::Page(page, "the order of its keys"));
+        let key = comparable(node.key, free);
+        if (free && key.len() != 8) || key.is_empty() {
+            return Err(Flaw::Page(page, "the length of a key"));
         }
-        found.last_key = Some(key);
-        found.entries += 1;
+        found.row(key).ok_or(Flaw::Page(page, "the order of its keys"))?;
         let value = match node.flags {
             BIG => Some(self.big_value(node, found)?),
             _ => None,
@@ -297,6 +320,11 @@ impl<'f> Walk<'f> {
         }
         pages.into_iter().try_for_each(|page| self.take(page, 1))
     }
+}
+
+/// A key whose bytes compare as LMDB compares it: numbers compare as numbers, so their bytes are turned round.
+fn comparable(key: &[u8], is_number: bool) -> Vec<u8> {
+    if is_number { key.iter().rev().copied().collect() } else { key.to_vec() }
 }
 
 /// The entries of a page, in order; `None` unless they fill its upper part exactly.

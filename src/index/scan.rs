@@ -51,6 +51,11 @@ impl Index {
         self.scan(&schema::holders(digest), None, limit)
     }
 
+    /// Whether a repository is known to have a link to a digest.
+    pub fn has_holder(&self, digest: &Digest, name: &RepositoryName) -> bool {
+        self.read(&schema::holder(digest, name), |_| Some(())).is_some()
+    }
+
     /// The pins as they were written.
     pub fn pins(&self, limit: usize) -> Vec<String> {
         self.scan(&schema::pins(), None, limit)

@@ -75,7 +75,7 @@ pub(super) fn holders(digest: &Digest) -> Vec<u8> {
     with_digest(vec![HOLDER], digest)
 }
 
-fn holder(digest: &Digest, name: &RepositoryName) -> Vec<u8> {
+pub(super) fn holder(digest: &Digest, name: &RepositoryName) -> Vec<u8> {
     [holders(digest).as_slice(), name.as_str().as_bytes()].concat()
 }
 

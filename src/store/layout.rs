@@ -89,6 +89,11 @@ impl Layout {
         self.repository(name).join(kind).join(digest.algorithm().as_str()).join(digest.hex()).join("link")
     }
 
+    /// What `registry` lets expire when.
+    pub(super) fn schedule(&self) -> PathBuf {
+        self.root.join("scheduler-state.json")
+    }
+
     pub(super) fn ours(&self) -> PathBuf {
         self.root.join("tidegate")
     }
@@ -102,6 +107,11 @@ impl Layout {
         self.ours().join("links-owner")
     }
 
+    /// There if what was published may not be on the disk: since when.
+    pub(super) fn unsynced(&self) -> PathBuf {
+        self.ours().join("unsynced")
+    }
+
     /// When what was last used.
     pub(super) fn heat(&self) -> PathBuf {
         self.ours().join("heat")
@@ -109,6 +119,10 @@ impl Layout {
 
     pub(super) fn index(&self) -> PathBuf {
         self.ours().join("index")
+    }
+
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.ours().join("tls")
     }
 
     pub(super) fn partials(&self) -> PathBuf {

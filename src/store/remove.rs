@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::links::{child_folders, read_link};
+use super::schedule::bytes_on_disk;
 use super::{Store, files};
 use crate::registry::{Algorithm, Digest, RepositoryName, Tag};
 use crate::sys::sync;
@@ -14,12 +15,12 @@ use crate::sys::sync;
 /// Deepest folder below our own that is measured: `index/v1.bad-<ms>` is the deepest that we make.
 const MEASURED_DEPTH_MAX: usize = 3;
 
-/// What lies in our own folder, in bytes on the disk.
+/// What lies in our own folder and beside it, in bytes on the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OwnBytes {
     /// Blobs in the making.
     pub partials: u64,
-    /// The index, last uses, quarantine.
+    /// The index, last uses, quarantine, and what we note for `registry`.
     pub other: u64,
 }
 
@@ -66,11 +67,12 @@ impl Store {
         folders.iter().filter_map(|folder| read_link(&folder.join("link"))).collect()
     }
 
-    /// What our own folder takes.
+    /// What our own folder takes, and what lies beside it.
     pub fn own_bytes(&self) -> OwnBytes {
         let all = measure(&self.layout.ours(), 0);
         let partials = measure(&self.layout.partials(), 0);
-        OwnBytes { partials, other: all.saturating_sub(partials) }
+        let beside = bytes_on_disk(&self.layout.schedule());
+        OwnBytes { partials, other: all.saturating_sub(partials).saturating_add(beside) }
     }
 }
 

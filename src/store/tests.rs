@@ -1,3 +1,4 @@
+use super::quarantine::QUARANTINED_MAX;
 use super::*;
 use crate::registry::{RepositoryName, Tag};
 use bytes::Bytes;
@@ -197,6 +198,37 @@ fn a_damaged_blob_leaves_the_tree_and_few_are_kept() {
     let again = store.open_blob(&digest).unwrap().unwrap().identity;
     store.quarantine(&digest, again).unwrap();
     assert_eq!(files_below(&store.layout.quarantine()).len(), QUARANTINED_MAX);
+}
+
+#[test]
+fn a_partial_with_wrong_bytes_is_set_aside_and_never_a_blob() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let digest = Digest::sha256(CONTENT);
+    let partial = store.begin(&digest, Some(5)).unwrap().partial;
+    partial.write(0, &[Bytes::from_static(b"wrong")]).unwrap();
+    store.quarantine_partial(&partial, &digest).unwrap();
+    assert!(store.publish(&partial, &digest).is_err() && store.open_blob(&digest).unwrap().is_none());
+    drop(partial);
+    let kept = files_below(&store.layout.quarantine());
+    assert_eq!(fs::read(store.layout.quarantine().join(&kept[0])).unwrap(), b"wrong");
+    assert!(kept.len() == 1 && kept[0].starts_with(&digest.hex()));
+    assert_eq!(files_below(&store.layout.partials()), Vec::<String>::new());
+}
+
+#[test]
+fn the_quarantine_has_a_limit_of_bytes_and_ends_when_room_is_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let at = |n: u8| store.layout.quarantine().join(n.to_string());
+    (0..3).for_each(|n| fs::write(at(n), [1; 40_000]).unwrap());
+    assert!(store.own_bytes().other >= 120_000);
+    store.thin_quarantine(QUARANTINED_MAX, 90_000);
+    assert_eq!(files_below(&store.layout.quarantine()).len(), 2);
+    store.sweep(clock::now(), Unfinished::Old);
+    assert_eq!(files_below(&store.layout.quarantine()).len(), 2);
+    store.sweep(clock::now(), Unfinished::Unused);
+    assert_eq!(files_below(&store.layout.quarantine()), Vec::<String>::new());
 }
 
 #[test]

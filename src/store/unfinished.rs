@@ -61,8 +61,11 @@ impl Store {
         partial::left_behind(&self.layout.kept_partial(digest), digest)
     }
 
-    /// Removes what was left unfinished and will not be gone on with.
+    /// Removes what was left unfinished and will not be gone on with. If room is short, the evidence of damage goes as well.
     pub fn sweep(&self, now: SystemTime, unfinished: Unfinished) {
+        if unfinished == Unfinished::Unused {
+            self.thin_quarantine(0, 0);
+        }
         for entry in fs::read_dir(self.layout.partials()).into_iter().flatten().flatten() {
             let path = entry.path();
             let wanted = match unfinished {

@@ -4,7 +4,6 @@ mod adopted;
 mod load;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use bytes::Bytes;
 use reqwest::Method;
@@ -16,7 +15,7 @@ use crate::support::hub::{Fault, Host, Hub, Seen};
 use crate::support::image::{self, Image, OCI};
 use crate::support::mirror::{Mirror, Setup, files};
 use crate::support::pull::{self, MODERN, ask, get};
-use crate::support::{PATIENCE, is_long};
+use crate::support::{is_long, until};
 use crate::volumes::Registry;
 
 const MIB: u64 = 1 << 20;
@@ -79,15 +78,6 @@ fn is_held(mirror: &Mirror, digest: &str) -> bool {
     data(&mirror.setup.root(), digest).exists()
 }
 
-/// Waits until something is so, which must come by itself.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never came: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
-
 /// Pins things while no mirror runs.
 fn pin(setup: &Setup, pins: &[&str]) {
     let index = Index::open(&setup.root().join("tidegate/index"));
@@ -114,11 +104,12 @@ async fn a_disk_that_others_fill_is_given_room() {
     for placed in &images[..4] {
         assert!(pull(&mirror, placed).await.is_empty());
     }
-    until("four images", || images[..4].iter().all(|placed| is_held(&mirror, &placed.image.digest))).await;
+    until("four images", async || images[..4].iter().all(|placed| is_held(&mirror, &placed.image.digest)))
+        .await;
     // Somebody else takes nearly all that is left.
     std::fs::write(mirror.setup.root().join("filler"), vec![0; 8 * 1024 * 1024]).unwrap();
     assert!(pull(&mirror, &images[4]).await.is_empty(), "there was room to be made");
-    until("the last image", || is_held(&mirror, &images[4].image.layers[0])).await;
+    until("the last image", async || is_held(&mirror, &images[4].image.layers[0])).await;
     let layers = images.iter().filter(|placed| is_held(&mirror, &placed.image.layers[0])).count();
     assert!(layers < 5, "nothing went");
     drop(mirror);
@@ -142,7 +133,7 @@ async fn a_disk_without_inodes_is_given_some() {
             assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, blob));
         }
     }
-    until("the last image", || is_held(&mirror, &images[29].layers[0])).await;
+    until("the last image", async || is_held(&mirror, &images[29].layers[0])).await;
     assert!(metric(&mirror, "tidegate_evicted_blobs_total").await > 0);
     drop(mirror);
     drop(mounted);
@@ -172,9 +163,9 @@ async fn what_goes_leaves_no_link_that_registry_stumbles_over() {
     for placed in &images {
         pull(&mirror, placed).await;
     }
-    until("the first image is gone", || !is_held(&mirror, &again)).await;
+    until("the first image is gone", async || !is_held(&mirror, &again)).await;
     let newest = &images[7].image;
-    until("the last image is there", || is_held(&mirror, &newest.digest)).await;
+    until("the last image is there", async || is_held(&mirror, &newest.digest)).await;
     let (setup, _) = mirror.stop();
     let links = files(&setup.root().join("docker/registry/v2/repositories"));
     assert!(links.iter().all(|link| !link.to_string_lossy().contains(&again[7..])), "{links:?}");
@@ -200,16 +191,16 @@ async fn what_nobody_uses_expires_but_not_while_the_upstream_is_gone() {
     let other = place(&hub, "library/other", &[layer(2, MIB)]);
     let mirror = setup(&hub, "80%", "0s").with("REGISTRY_PROXY_TTL", "3s").start();
     pull(&mirror, &placed).await;
-    until("it is there", || is_held(&mirror, &placed.image.layers[0])).await;
+    until("it is there", async || is_held(&mirror, &placed.image.layers[0])).await;
     // Whether it can be brought back is asked before anything goes; several times over, the answer is no.
     let gone = hub.fault(Host::Registry, "GET /v2/", Fault::Answer(503, "", ""));
-    until("somebody asked", || gone.applied() >= 8).await;
+    until("somebody asked", async || gone.applied() >= 8).await;
     assert!(is_held(&mirror, &placed.image.layers[0]) && is_held(&mirror, &placed.image.digest));
     hub.behave();
     pull(&mirror, &other).await;
-    until("it is gone", || !is_held(&mirror, &placed.image.layers[0])).await;
-    until("and so is its manifest", || !is_held(&mirror, &placed.image.digest)).await;
-    until("and the other one", || !is_held(&mirror, &other.image.layers[0])).await;
+    until("it is gone", async || !is_held(&mirror, &placed.image.layers[0])).await;
+    until("and so is its manifest", async || !is_held(&mirror, &placed.image.digest)).await;
+    until("and the other one", async || !is_held(&mirror, &other.image.layers[0])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +211,7 @@ async fn what_was_named_in_an_answer_stays_for_ten_minutes() {
         (0..6).map(|n| place(&hub, &format!("library/image-{n}"), &[layer(n, 2 * MIB)])).collect();
     let mirror = setup(&hub, "6MiB", "10m").start();
     assert!(pull(&mirror, &named).await.is_empty());
-    until("it is there", || is_held(&mirror, &named.image.layers[0])).await;
+    until("it is there", async || is_held(&mirror, &named.image.layers[0])).await;
     let mut passed = 0;
     for placed in &others {
         passed += pull(&mirror, placed).await.len();
@@ -235,7 +226,7 @@ async fn what_was_named_in_an_answer_stays_for_ten_minutes() {
     for placed in &others {
         pull(&mirror, placed).await;
     }
-    until("it is gone", || !is_held(&mirror, &named.image.layers[0])).await;
+    until("it is gone", async || !is_held(&mirror, &named.image.layers[0])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +238,7 @@ async fn what_was_used_longest_ago_goes_first() {
     for placed in &images {
         pull(&mirror, placed).await;
     }
-    until("all are there", || images.iter().all(|placed| is_held(&mirror, &placed.image.digest))).await;
+    until("all are there", async || images.iter().all(|placed| is_held(&mirror, &placed.image.digest))).await;
     let (setup, _) = mirror.stop();
     // When they came says the same of all; the last use does not.
     for placed in
@@ -264,7 +255,7 @@ async fn what_was_used_longest_ago_goes_first() {
     drop(used);
     let mirror = setup.with("TIDEGATE_CACHE_MAXSIZE", "6MiB").start();
     let held = || images.iter().map(|placed| is_held(&mirror, &placed.image.layers[0])).collect::<Vec<_>>();
-    until("two are gone", || held() == [false, true, false, true]).await;
+    until("two are gone", async || held() == [false, true, false, true]).await;
     assert_eq!(
         images.iter().map(|placed| is_held(&mirror, &placed.image.digest)).collect::<Vec<_>>(),
         [false, true, false, true]
@@ -287,21 +278,18 @@ async fn a_reader_of_what_goes_reads_it_to_its_end() {
         (0..8).map(|n| place(&hub, &format!("library/image-{n}"), &[layer(n, 4 * MIB)])).collect();
     let mirror = setup(&hub, "26MiB", "0s").start();
     pull(&mirror, &read).await;
-    until("it is there", || is_held(&mirror, &read.image.layers[0])).await;
+    until("it is there", async || is_held(&mirror, &read.image.layers[0])).await;
     let body = pull::open(&mirror.url(&format!("/v2/library/read/blobs/{}", read.image.layers[0]))).await;
     assert_eq!(body.headers()["cache-status"], "tidegate; hit");
     for placed in &others {
         pull(&mirror, placed).await;
     }
-    until("it is gone", || !is_held(&mirror, &read.image.layers[0])).await;
+    until("it is gone", async || !is_held(&mirror, &read.image.layers[0])).await;
     let lingering = "tidegate_cache_bytes{part=\"lingering\"}";
     assert!(metric(&mirror, lingering).await >= 8 * MIB);
     let answer = pull::finish(body).await;
     assert_eq!((answer.whole, &answer.digest()), (true, &read.image.layers[0]));
-    let deadline = Instant::now() + PATIENCE;
-    while metric(&mirror, lingering).await > 0 {
-        assert!(Instant::now() < deadline, "its bytes still count");
-    }
+    until("its bytes do not count any more", async || metric(&mirror, lingering).await == 0).await;
 }
 
 /// `kill -9` at each removal of an eviction: afterwards everything is served, and no link leads nowhere.
@@ -316,7 +304,8 @@ async fn kill_9_while_things_go_breaks_nothing() {
         for placed in &images {
             pull(&first, placed).await;
         }
-        until("all are there", || images.iter().all(|placed| is_held(&first, &placed.image.digest))).await;
+        until("all are there", async || images.iter().all(|placed| is_held(&first, &placed.image.digest)))
+            .await;
         let (usual, _) = first.stop();
         let inject = format!("inject=unlink,unlinkat,rmdir:signal=KILL:when={boundary}");
         let wrapper =

@@ -7,6 +7,7 @@ use crate::support::hub::{Hub, Seen};
 use crate::support::image::{self, Image, OCI};
 use crate::support::mirror::{Mirror, Setup};
 use crate::support::pull::get;
+use crate::support::until;
 
 async fn ten_layers(hub: &Hub) -> Image {
     let layers: Vec<_> = (0..10).map(|number| image::layer(number, 200_000)).collect();
@@ -91,11 +92,8 @@ async fn kill_9_loses_nothing_that_was_published() {
     let mirror = Setup::of(&hub.url()).start();
     pull(&mirror, &image).await;
     // Published: the files are in the tree. The index may know of it or not.
-    let deadline = Instant::now() + crate::support::PATIENCE;
-    while mirror.files().iter().filter(|path| path.ends_with("data")).count() < 12 {
-        assert!(Instant::now() < deadline, "not published: {:?}", mirror.files());
-        tokio::task::yield_now().await;
-    }
+    let blobs = || mirror.files().iter().filter(|path| path.ends_with("data")).count();
+    until("all is published", async || blobs() == 12).await;
     let setup = mirror.kill();
     hub.stop();
     pull(&setup.start(), &image).await;

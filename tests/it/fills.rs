@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::support::hub::{Fault, Host, Hub, Seen, pattern};
+use crate::support::hub::{Fault, Host, Hub, Order, Seen, pattern};
 use crate::support::mirror::{Mirror, Setup};
 use crate::support::pull::{self, Answer, ask, get, open};
-use crate::support::{is_long, soon};
+use crate::support::{is_long, soon, until};
 use reqwest::Method;
 use tidegate::registry::Digest;
 
@@ -53,12 +53,18 @@ impl Blob {
     async fn written(&self, bytes: u64) {
         let folder = self.mirror.setup.root().join("tidegate/partial");
         let path = folder.join(self.digest.trim_start_matches("sha256:"));
-        soon("bytes in the unfinished file", async {
-            while std::fs::metadata(&path).map_or(0, |metadata| metadata.len()) < bytes {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let length = || std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        until("bytes in the unfinished file", async || length() >= bytes).await;
+    }
+
+    /// A client has its first byte, and half of the blob is written; the other half does not come.
+    async fn half(&self) -> (Arc<Order>, reqwest::Response) {
+        let half = self.hub.fault(Host::Cdn, "GET", Fault::Gate(self.size / 2));
+        half.times(1);
+        let mut client = open(&self.url()).await;
+        soon("the first byte", client.chunk()).await.unwrap().unwrap();
+        self.written(self.size / 2).await;
+        (half, client)
     }
 
     fn is_whole(&self, answer: &Answer) {
@@ -144,6 +150,22 @@ async fn a_part_far_ahead_of_a_fill_does_not_wait_for_it() {
     assert!(received <= blob.size + 4 * MIB, "{received}");
 }
 
+/// A second is told by what the upstream gives in one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_at_90_percent_of_a_blob_from_a_slow_upstream_is_there_within_a_second() {
+    let blob = Blob::of(if is_long() { 1024 * MIB } else { 64 * MIB }).await;
+    let a_second = 20_000_000;
+    let slow = blob.hub.fault(Host::Cdn, "GET", Fault::Slow(a_second));
+    let mut whole = open(&blob.url()).await;
+    soon("the first byte", whole.chunk()).await.unwrap().unwrap();
+    let (before, first) = (blob.received().await, blob.size / 10 * 9);
+    let mut answer = blob.part(first, Some(first + MIB)).await;
+    let begin = soon("the first byte of the part", answer.chunk()).await.unwrap().unwrap();
+    let meanwhile = blob.received().await - before;
+    assert!(meanwhile <= a_second, "{meanwhile} bytes came before");
+    assert!(begin == pattern(first, first + begin.len() as u64) && slow.applied() == 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_cold_blob_is_asked_for_as_a_part_and_the_rest_follows() {
     let blob = Blob::of(64 * MIB).await;
@@ -196,11 +218,7 @@ async fn an_upstream_that_breaks_off_every_5_mb_is_not_noticed_by_readers() {
 async fn kill_9_in_the_middle_of_a_fill_costs_its_tail_alone() {
     let size = if is_long() { 256 * MIB } else { 64 * MIB };
     let mut blob = Blob::of(size).await;
-    let half = blob.hub.fault(Host::Cdn, "GET", Fault::Gate(size / 2));
-    half.times(1);
-    let mut client = open(&blob.url()).await;
-    soon("the first byte", client.chunk()).await.unwrap().unwrap();
-    blob.written(size / 2).await;
+    let (half, _client) = blob.half().await;
     let mirror = Arc::into_inner(blob.mirror).unwrap();
     blob.mirror = Arc::new(mirror.kill().start());
     blob.hub.forget();
@@ -215,11 +233,7 @@ async fn kill_9_in_the_middle_of_a_fill_costs_its_tail_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_the_middle_of_a_fill_keeps_what_there_is() {
     let mut blob = Blob::with(32 * MIB, |setup| setup.with("REGISTRY_HTTP_DRAINTIMEOUT", "1s")).await;
-    let half = blob.hub.fault(Host::Cdn, "GET", Fault::Gate(16 * MIB));
-    half.times(1);
-    let mut client = open(&blob.url()).await;
-    soon("the first byte", client.chunk()).await.unwrap().unwrap();
-    blob.written(16 * MIB).await;
+    let (half, _client) = blob.half().await;
     let mirror = Arc::into_inner(blob.mirror).unwrap();
     blob.mirror = Arc::new(mirror.stop().0.start());
     blob.is_whole(&get(&blob.url()).await);
@@ -230,11 +244,7 @@ async fn a_stop_in_the_middle_of_a_fill_keeps_what_there_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_rotted_in_an_unfinished_file_is_fetched_again_and_nothing_else() {
     let mut blob = Blob::of(32 * MIB).await;
-    let half = blob.hub.fault(Host::Cdn, "GET", Fault::Gate(16 * MIB));
-    half.times(1);
-    let mut client = open(&blob.url()).await;
-    soon("the first byte", client.chunk()).await.unwrap().unwrap();
-    blob.written(16 * MIB).await;
+    let (half, _client) = blob.half().await;
     let mirror = Arc::into_inner(blob.mirror).unwrap();
     let setup = mirror.kill();
     let path = setup.root().join("tidegate/partial").join(blob.digest.trim_start_matches("sha256:"));

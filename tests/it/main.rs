@@ -13,7 +13,9 @@ mod blackbox;
 mod support;
 
 mod abuse;
+mod acme;
 mod budget;
+mod certificates;
 mod clients;
 mod conformance;
 mod crash;

@@ -1,6 +1,8 @@
 //! How the upstream is reached: with a CA of one's own, through a proxy, as an account that it asks for itself, and
 //! where it may send us.
 
+mod addresses;
+
 use crate::clients::peers::{Shelf, Upstream};
 use crate::support::hub::{ACCOUNT, Fault, Host, Hub, Seen};
 use crate::support::image::{self, Image, OCI};

@@ -1,5 +1,7 @@
 //! Volumes that go from `registry` to tidegate, and back.
 
+mod schedule;
+
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -9,7 +11,7 @@ use crate::support::hub::{Hub, Seen};
 use crate::support::image::{self, DOCKER};
 use crate::support::mirror::{Mirror, Setup};
 use crate::support::pull::{self, Answer, MODERN, ask, get};
-use crate::support::{PATIENCE, tls};
+use crate::support::{tls, until};
 use reqwest::Method;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures");
@@ -89,6 +91,7 @@ async fn check_15_a_volume_of_registry_3_1_1() {
 pub struct Registry {
     process: Child,
     url: String,
+    log: String,
 }
 
 impl Registry {
@@ -99,16 +102,22 @@ impl Registry {
             .args(["serve", &Self::config(root, port, upstream)])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(Self::log_of(root)).unwrap())
             .spawn()
             .expect("docker-registry is needed by the tests (tests/run installs it)");
-        let registry = Self { process, url };
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while pull::client().get(format!("{}/v2/", registry.url)).send().await.is_err() {
-            assert!(std::time::Instant::now() < deadline, "docker-registry does not listen");
-            tokio::task::yield_now().await;
-        }
+        let registry = Self { process, url, log: Self::log_of(root) };
+        let listens = async || pull::client().get(format!("{}/v2/", registry.url)).send().await.is_ok();
+        until("docker-registry listens", listens).await;
         registry
+    }
+
+    fn log_of(root: &str) -> String {
+        format!("{root}.registry.log")
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     pub fn config(root: &str, port: u16, upstream: &str) -> String {

@@ -1,5 +1,6 @@
 //! Who may come in, from the configuration to the gate.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::edge::gate::{Gate, Rules};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
 use crate::edge::logins::Logins;
+use crate::edge::reload::Secured;
 use crate::edge::{Edge, Role};
 use crate::observe::metrics::Metrics;
 
@@ -46,6 +48,12 @@ pub fn rules(config: &Config, descriptors: Option<u64>, logins: Option<Arc<Login
         hsts: edge.hsts.and_then(hsts),
         logins,
     }
+}
+
+/// Certificates, and what keeps them up to date, if TLS is spoken. The last good ones are kept in `state`.
+pub fn secure(config: &Config, state: &Path, metrics: &Arc<Metrics>) -> Result<Option<Secured>, String> {
+    let open = |tls| Secured::open(tls, &config.edge.alpn, state, metrics);
+    config.http.tls.as_ref().map(open).transpose()
 }
 
 /// The second listener, which speaks plain HTTP, if there is one. It goes by the same gate, and ends with the first.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::entrance;
 use crate::config::{Config, Inputs};
 use crate::edge::gate::Gate;
+use crate::edge::reload::Secured;
 use crate::engine::Engine;
 use crate::engine::repository::Patterns;
 use crate::observe::log;
@@ -32,14 +33,23 @@ const LIVE: [&str; 17] = [
     "tidegate.proxy.deny",
 ];
 
+/// By what clients come in.
+pub struct Doors {
+    /// Who may.
+    pub gate: Arc<Gate>,
+    /// The certificates, if TLS is spoken.
+    pub secured: Option<Secured>,
+    /// The limit of open files.
+    pub descriptors: Option<u64>,
+}
+
 /// What changes, and from what.
 pub struct Live {
     inputs: Inputs,
     /// What can't change is as it was then.
     started: Config,
     current: Config,
-    descriptors: Option<u64>,
-    gate: Arc<Gate>,
+    doors: Doors,
     metrics: Arc<Metrics>,
     /// A sidecar has none.
     engine: Option<Arc<Engine>>,
@@ -50,8 +60,7 @@ impl Live {
     pub fn new(
         config: &Config,
         inputs: &Inputs,
-        descriptors: Option<u64>,
-        gate: &Arc<Gate>,
+        doors: Doors,
         metrics: &Arc<Metrics>,
         engine: Option<&Arc<Engine>>,
     ) -> Self {
@@ -59,8 +68,7 @@ impl Live {
             inputs: inputs.clone(),
             started: config.clone(),
             current: config.clone(),
-            descriptors,
-            gate: Arc::clone(gate),
+            doors,
             metrics: Arc::clone(metrics),
             engine: engine.cloned(),
         }
@@ -71,8 +79,12 @@ impl Live {
         self.current.http.drain
     }
 
-    /// Reads the configuration again. One that is wrong changes nothing, and all that is wrong with it is in the log.
+    /// Reads the configuration and the certificates again. One that is wrong changes nothing, and all that is wrong with it is in the log.
     pub async fn reload(&mut self) {
+        if let Some(secured) = self.doors.secured.clone() {
+            tracing::info!("SIGHUP: certificate files are read again");
+            tokio::spawn(async move { secured.reload().await });
+        }
         let (inputs, metrics) = (self.inputs.clone(), Arc::clone(&self.metrics));
         let read = tokio::task::spawn_blocking(move || {
             let config = Config::load(&inputs)
@@ -92,7 +104,7 @@ impl Live {
     fn change(&mut self, config: Config, logins: Option<Arc<crate::edge::logins::Logins>>) {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         log::set_level(config.log.level);
-        self.gate.change(entrance::rules(&config, self.descriptors, logins));
+        self.doors.gate.change(entrance::rules(&config, self.doors.descriptors, logins));
         let new_password = self.change_account(&config);
         if let Some(engine) = &self.engine {
             engine.change(config.cache, patterns(&config));

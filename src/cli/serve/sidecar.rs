@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::reload::Live;
+use super::reload::{Doors, Live};
 use super::signals::{Signals, wait_and_drain};
-use super::{Logs, entrance, open_console, tell_expiry};
+use super::{Logs, entrance, open_console};
+use crate::cli::{dwelling, renewals};
 use crate::config::{Backend, Config, Inputs};
 use crate::edge::listener::Listener;
-use crate::edge::tls::Acceptor;
 use crate::edge::{Console, Edge, Forward, ForwardParts, Role, drain, limits};
 use crate::observe::health::Health;
 use crate::observe::metrics::Metrics;
@@ -22,9 +22,12 @@ pub async fn serve(
 ) -> Result<(), String> {
     let signals = Signals::listen()?;
     introduce(config, backend);
-    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, &config.edge.alpn)).transpose()?;
     let metrics = Arc::new(Metrics::default());
     let gate = entrance::gate(config, descriptors, &metrics)?;
+    let state = dwelling::state(inputs);
+    let secured = entrance::secure(config, &state.join("tidegate").join("tls"), &metrics)?;
+    let tls = secured.as_ref().map(|secured| secured.acceptor.clone());
+    let renewals = renewals::open(config, &state, secured.as_ref(), &metrics)?;
     let health = Health::default();
     let (stop, drain) = drain::new();
     let forward = Forward::new(ForwardParts {
@@ -36,9 +39,6 @@ pub async fn serve(
     });
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
-    if let Some(tls) = &tls {
-        tell_expiry(tls);
-    }
     if let Some(debug) = &config.http.debug {
         let console = Console {
             engine: None,
@@ -46,13 +46,18 @@ pub async fn serve(
             health: health.clone(),
             lines: vec![logs.errors.clone(), logs.access.clone()],
             path: debug.metrics.clone(),
+            certificates: secured.as_ref().map(|secured| secured.certificates.clone()),
         };
         open_console(debug, console, &drain, &metrics)?;
+    }
+    if let Some(renewals) = &renewals {
+        renewals::start(config, renewals, &drain, &metrics);
     }
     health.start(config.health.checks.clone(), None);
     let role = Role::Forward(forward);
     entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
-    let mut live = Live::new(config, inputs, descriptors, &gate, &metrics, None);
+    let doors = Doors { gate: Arc::clone(&gate), secured, descriptors };
+    let mut live = Live::new(config, inputs, doors, &metrics, None);
     let edge = Edge { listener, tls, role, gate, drain, metrics };
     let running = tokio::spawn(edge.run());
     wait_and_drain(signals, &stop, running, &mut live).await

@@ -1,7 +1,7 @@
 //! `tidegate.cache.*` and `proxy.ttl`.
 
 use crate::config::reader::Reader;
-use crate::config::{Cache, Share, units};
+use crate::config::{Cache, Durability, Share, units};
 
 /// How much is kept, and for how long.
 pub(in crate::config) fn cache(reader: &mut Reader<'_>) -> Cache {
@@ -12,6 +12,7 @@ pub(in crate::config) fn cache(reader: &mut Reader<'_>) -> Cache {
         hold: reader.duration("tidegate.cache.hold").unwrap_or(default.hold),
         // The 168h that `registry` has without this key would delete what nobody asked to be deleted.
         idle: reader.duration("proxy.ttl").filter(|ttl| !ttl.is_zero()),
+        durability: durability(reader).unwrap_or(default.durability),
         scrub: reader.duration("tidegate.cache.scrub").unwrap_or(default.scrub),
         scrub_bytes_per_second: scrub_rate(reader).unwrap_or(default.scrub_bytes_per_second),
         evict_adopted: reader.flag("tidegate.cache.evictadopted").unwrap_or(default.evict_adopted),
@@ -27,6 +28,18 @@ fn share(reader: &mut Reader<'_>, key: &str) -> Option<Share> {
         reader.report.refuse(found.problem("no size", fix));
     }
     share
+}
+
+fn durability(reader: &mut Reader<'_>) -> Option<Durability> {
+    let found = reader.text("tidegate.cache.durability")?;
+    match found.text.as_str() {
+        "full" => Some(Durability::Full),
+        "relaxed" => Some(Durability::Relaxed),
+        _ => {
+            reader.report.refuse(found.problem("no such durability", "write full or relaxed"));
+            None
+        }
+    }
 }
 
 /// Zero would be a scrub that never ends; `scrub: 0s` is one that never begins.

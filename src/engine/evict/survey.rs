@@ -103,15 +103,12 @@ impl<'i> Recency<'i> {
         Self { index, pinned, now: heat::now(), manifests: HashMap::new() }
     }
 
-    /// Of a blob alone. One without a last use counts from when it came.
+    /// Of a blob alone.
     fn own(&self, digest: &Digest, row: Option<&BlobRow>) -> Seconds {
         if self.pinned.contains(digest) {
             return PINNED;
         }
-        let used = self.index.heat().last_use(digest, self.now).unwrap_or(0);
-        let came = row.map_or(0, |row| Seconds::try_from(row.created_ms / 1000).unwrap_or(0));
-        // A clock that was set back: what came in the future says nothing.
-        used.max(if came <= self.now { came } else { 0 })
+        self.index.last_use(digest, row, self.now)
     }
 
     /// Of a manifest and the indexes that name it.

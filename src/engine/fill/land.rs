@@ -1,4 +1,4 @@
-//! The end of a fill: what is right becomes a blob, what is wrong is removed, what is unfinished stays for a while.
+//! The end of a fill: what is right becomes a blob, what is wrong is set aside, what is unfinished stays for a while.
 
 use std::sync::Arc;
 
@@ -28,15 +28,18 @@ pub(in crate::engine) fn blob_row(identity: files::Identity, adopted: bool) -> B
 
 impl Fill {
     /// Whether what is there is what was asked for.
-    pub(super) fn check(&self, kept: &Kept) -> Result<(), Failure> {
+    pub(super) async fn check(&self, kept: &Kept) -> Result<(), Failure> {
         let partial = kept.partial()?;
         let got = partial.digest();
         if got == self.flight.digest {
             return Ok(());
         }
-        tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; nothing was kept");
         self.engine.mistrusted.add(self.flight.digest, (), clock::monotonic());
-        partial.discard().map_err(disk)?;
+        let (store, digest) = (Arc::clone(&self.engine.store), self.flight.digest);
+        // One without a name, and one that can't be set aside, ends here.
+        let aside = move || store.quarantine_partial(&partial, &digest).or_else(|_| partial.discard());
+        blocking(aside).await.and_then(|result| result).map_err(disk)?;
+        tracing::error!(digest = %self.flight.digest, %got, host = self.engine.upstream.host(), "the upstream gave wrong bytes; they are set aside");
         Err(Failure::Mismatch)
     }
 
@@ -74,6 +77,7 @@ impl Fill {
             Err(error) => {
                 self.engine.unstorable.add(digest, (), clock::monotonic());
                 tracing::error!(%digest, %error, "could not store a blob; it was served uncached");
+                self.forsake(&kept).await;
                 self.relieve(&Arc::new(error));
             }
         }
@@ -85,6 +89,15 @@ impl Fill {
     async fn last_with_readers(&self) {
         while !self.engine.flights.abandon(&self.flight) {
             self.flight.moved().await;
+        }
+    }
+
+    /// A file that could not be synced is never synced again: the kernel forgets what it could not write, and the next
+    /// call says that all is well. Its readers keep it open.
+    async fn forsake(&self, kept: &Kept) {
+        let Ok(partial) = kept.partial() else { return };
+        if let Ok(Err(error)) = blocking(move || partial.discard()).await {
+            tracing::warn!(digest = %self.flight.digest, %error, "an unfinished blob can't be removed");
         }
     }
 

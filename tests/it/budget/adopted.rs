@@ -69,7 +69,7 @@ async fn what_the_volume_held_goes_once_the_upstream_confirmed_it() {
         publish(&hub, &setup.root(), repository, digest.as_str().unwrap(), Some("latest"));
     }
     let mirror = setup.with("TIDEGATE_CACHE_MAXSIZE", "4KiB").start();
-    until("all of it is gone", || held.iter().all(|digest| !is_held(&mirror, digest))).await;
+    until("all of it is gone", async || held.iter().all(|digest| !is_held(&mirror, digest))).await;
     let (setup, _) = mirror.stop();
     assert_eq!(links_to_nowhere(&setup), Vec::<String>::new());
     assert!(registry_reads(&setup, &hub));
@@ -82,5 +82,5 @@ async fn what_the_volume_held_goes_unasked_if_that_is_allowed() {
     hub.stop();
     let setup = setup.with("TIDEGATE_CACHE_MAXSIZE", "4KiB").with("TIDEGATE_CACHE_EVICTADOPTED", "true");
     let mirror = setup.start();
-    until("all of it is gone", || held.iter().all(|digest| !is_held(&mirror, digest))).await;
+    until("all of it is gone", async || held.iter().all(|digest| !is_held(&mirror, digest))).await;
 }

@@ -1,7 +1,6 @@
 //! Debian's `docker-registry` as an upstream, filled with images made here.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use bytes::Bytes;
 use reqwest::Method;
@@ -9,9 +8,9 @@ use serde_json::json;
 use tempfile::TempDir;
 use tidegate::registry::Digest;
 
-use crate::support::PATIENCE;
 use crate::support::image::{self, DOCKER, Family, OCI};
 use crate::support::pull::{ask, client};
+use crate::support::until;
 
 /// What the image of `registry` 2 has at its default path, in the words of its documentation.
 pub const IMAGE_CONFIG: &str = "version: 0.1
@@ -46,11 +45,8 @@ impl Upstream {
         let process =
             command.spawn().expect("docker-registry is needed by the tests (tests/run installs it)");
         let upstream = Self { process: Some(process), url: format!("http://127.0.0.1:{port}"), folder };
-        let deadline = Instant::now() + PATIENCE;
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(Instant::now() < deadline, "docker-registry does not listen");
-            tokio::task::yield_now().await;
-        }
+        let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        until("docker-registry listens", listens).await;
         upstream
     }
 

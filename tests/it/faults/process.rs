@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Cold;
-use crate::support::hub::{Fault, Host};
+use crate::support::hub::{Fault, Host, Seen};
+use crate::support::mirror::Setup;
 use crate::support::process::Signal;
 use crate::support::pull::{finish, open};
 
@@ -52,4 +53,56 @@ async fn nobody_reads_its_output() {
     assert!(process.try_wait().unwrap().is_none(), "it ended");
     process.kill().unwrap();
     process.wait().unwrap();
+}
+
+#[test]
+fn a_process_that_gets_few_threads_says_so_at_the_start() {
+    // A user of its own, whose threads nobody else has; root has no such limit.
+    const USER: &str = "64999";
+    let setup = Setup::of("http://127.0.0.1:9");
+    let root = setup.root();
+    let above = root.parent().unwrap();
+    for path in [above, &setup.config()] {
+        std::os::unix::fs::chown(path, Some(64_999), Some(64_999)).unwrap();
+    }
+    let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
+    let limit = ["setpriv", &user[0], &user[1], "--clear-groups", "prlimit", "--nproc=8"];
+    let refused = setup.under(&limit).output();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("TasksMax") && !text.contains("panicked"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_little_address_space_serves_and_harms_no_index() {
+    let cold = Cold::new().await;
+    cold.is_pulled().await;
+    let (setup, _) = cold.mirror.stop();
+    let index = setup.root().join("tidegate/index");
+    let plain = setup.clone();
+    let cold = Cold { mirror: setup.under(&["prlimit", "--as=4000000000"]).start(), ..cold };
+    cold.mirror.logged("no room in memory to map it");
+    cold.is_pulled().await;
+    let (_, status) = cold.mirror.stop();
+    assert!(status.success(), "{status}");
+    let names: Vec<_> = std::fs::read_dir(&index).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["v1"], "nothing was set aside");
+    cold.hub.forget();
+    let cold = Cold { mirror: plain.start(), hub: cold.hub, image: cold.image };
+    cold.is_pulled().await;
+    assert_eq!(cold.hub.count(Seen::is_blob_transfer), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_log_on_a_full_disk_stops_nothing() {
+    let cold = Cold::new().await;
+    let setup = cold.mirror.kill();
+    let full = setup.under(&["sh", "-c", "exec \"$0\" \"$@\" > /dev/full"]);
+    let cold = Cold { mirror: full.start(), ..cold };
+    for _ in 0..2 {
+        cold.is_pulled().await;
+    }
+    assert!(cold.mirror.access_log().is_empty(), "the fault did not come to pass");
+    let (_, status) = cold.mirror.stop();
+    assert!(status.success(), "{status}");
 }

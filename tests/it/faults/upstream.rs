@@ -1,11 +1,12 @@
 //! Upstreams that answer oddly.
 
 use serde_json::json;
+use tidegate::registry::Digest;
 
 use super::Cold;
 use crate::support::hub::{Fault, Host, Hub, Seen};
 use crate::support::image::{self, OCI};
-use crate::support::mirror::Setup;
+use crate::support::mirror::{Setup, files};
 use crate::support::pull::{get, head};
 
 fn leaked(text: String) -> &'static str {
@@ -21,6 +22,23 @@ async fn a_blob_longer_than_its_manifest_says_is_cut_and_not_kept() {
     assert!(answer.status != 200 || !answer.whole, "{}", answer.status);
     assert!(longer.applied() >= 1);
     cold.has_no_layer();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_set_aside_and_never_in_the_tree() {
+    let cold = Cold::new().await;
+    let wrong = cold.hub.fault(Host::Cdn, "GET", Fault::Wrong);
+    let answer = get(&cold.layer()).await;
+    assert!(answer.status != 200 || !answer.whole, "{}", answer.status);
+    assert!(wrong.applied() >= 1);
+    cold.has_no_layer();
+    cold.mirror.logged("they are set aside");
+    let aside = files(&cold.mirror.setup.root().join("tidegate/quarantine"));
+    let name = aside[0].file_name().unwrap().to_string_lossy().into_owned();
+    assert!(aside.len() == 1 && name.starts_with(&cold.image.layers[0][7..]), "{aside:?}");
+    let bytes = std::fs::read(&aside[0]).unwrap();
+    assert!(bytes.len() >= 300_000 && Digest::sha256(&bytes).to_string() != cold.image.layers[0]);
+    assert!(files(&cold.mirror.setup.root().join("tidegate/partial")).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,6 +178,33 @@ async fn an_upstream_that_breaks_off_at_one_place_for_ever_is_given_up() {
     cold.has_no_layer();
     cold.hub.behave();
     cold.is_pulled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drip_below_the_least_rate_is_left_for_another_transfer() {
+    let cold = Cold::new().await;
+    // The least is 16 KiB in the time of a stall: here as in half a minute, a thirtieth of it.
+    let (setup, _) = cold.mirror.stop();
+    let cold = Cold { mirror: setup.with("TIDEGATE_FILL_STALL", "1s").start(), ..cold };
+    let drip = cold.hub.fault(Host::Cdn, "GET", Fault::Slow(4_000));
+    drip.times(1);
+    cold.is_pulled().await;
+    assert_eq!(drip.applied(), 1);
+    // Layer and config, and the one that dripped.
+    assert_eq!(cold.hub.count(Seen::is_blob_transfer), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_transfer_above_the_least_rate_is_borne() {
+    let cold = Cold::new().await;
+    let (setup, _) = cold.mirror.stop();
+    let cold = Cold { mirror: setup.with("TIDEGATE_FILL_STALL", "1s").start(), ..cold };
+    assert_eq!(get(&cold.url("manifests/1")).await.digest(), cold.image.digest);
+    cold.hub.forget();
+    let slow = cold.hub.fault(Host::Cdn, "GET", Fault::Slow(80_000));
+    let answer = get(&cold.layer()).await;
+    assert_eq!((answer.status, answer.whole, &answer.digest()), (200, true, &cold.image.layers[0]));
+    assert_eq!((slow.applied(), cold.hub.count(Seen::is_blob_transfer)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

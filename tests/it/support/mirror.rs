@@ -68,6 +68,12 @@ impl Setup {
             .without("REGISTRY_PROXY_REMOTEURL")
             .without("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
             .with("TIDEGATE_EDGE_FORWARD", backend)
+            .in_its_own_state()
+    }
+
+    fn in_its_own_state(self) -> Self {
+        let state = self.root.path().join("state").display().to_string();
+        self.with("STATE_DIRECTORY", &state)
     }
 
     /// Speaks TLS with a pair.
@@ -109,6 +115,13 @@ impl Setup {
     /// Its config.yml.
     pub fn config(&self) -> PathBuf {
         self.root.path().join("config.yml")
+    }
+
+    /// Gives all that it has to another user.
+    pub fn give_to(&self, user: u32) {
+        for path in [self.root.path().to_owned(), self.config()] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+        }
     }
 
     /// The command, with its environment and nothing else's.

@@ -54,6 +54,12 @@ pub async fn ask(method: Method, url: &str, headers: &[(&str, &str)]) -> Answer 
     finish(soon(url, request.send()).await.unwrap()).await
 }
 
+/// Asks as clients that pull do. Nothing if the connection ends before there is a head.
+pub async fn attempt(url: &str) -> Option<Answer> {
+    let request = client().get(url).header(MODERN.0, MODERN.1);
+    Some(finish(soon(url, request.send()).await.ok()?).await)
+}
+
 /// Asks for all of something, and gives the answer once its head is there.
 pub async fn open(url: &str) -> reqwest::Response {
     soon(url, client().get(url).send()).await.unwrap()

@@ -4,24 +4,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate::registry::Digest;
 
-use super::PATIENCE;
 use super::hub::{Fault, Host, Hub, Seen};
 use super::image::{self, Image, OCI};
 use super::mirror::{Mirror, Setup, files};
 use super::pull::{self, Answer};
+use super::until;
 
 const REPOSITORY: &str = "library/app";
 
 /// The folder of the tag's link.
 const TAG: &str = "_manifests/tags/1/current";
-
-/// Between two looks at the disk; it orders nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A Hub with two images that share a layer which is long enough to be kept unfinished.
 pub struct Script {
@@ -132,18 +129,13 @@ impl Script {
 
     /// Waits until all of the second pull is in the tree, or `over` says that it never will be. Whether it is.
     pub async fn settled(&self, root: &Path, over: impl FnMut() -> bool) -> bool {
-        let mut over = over;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if self.is_settled(root) {
-                return true;
-            }
-            if over() {
-                return false;
-            }
-            assert!(Instant::now() < deadline, "never in the tree: {:?}", files(&root.join("docker")));
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let (mut over, mut settled) = (over, false);
+        until("the second pull is in the tree", async || {
+            settled = self.is_settled(root);
+            settled || over()
+        })
+        .await;
+        settled
     }
 
     fn is_settled(&self, root: &Path) -> bool {
@@ -163,7 +155,7 @@ impl Script {
     pub async fn all_is_held(&self, mirror: &Mirror) {
         self.hub.forget();
         for answer in self.play(mirror).await {
-            assert!(answer.status == 200 && answer.whole, "{} {}", answer.status, answer.whole);
+            must_be_whole(mirror, &answer, "another life");
         }
         assert_eq!((self.hub.count(Seen::is_blob_transfer), self.hub.count(Seen::is_counted)), (0, 0));
     }
@@ -185,7 +177,7 @@ impl Script {
         assert!(asked > 0 || !held.links.contains(TAG), "nobody found the upstream down");
         let mirror = setup.start();
         for answer in self.play(&mirror).await {
-            assert!(answer.status == 200 && answer.whole, "{} {}", answer.status, answer.whole);
+            must_be_whole(&mirror, &answer, "with the upstream");
         }
         assert!(self.settled(&root, || false).await);
         drop(mirror);
@@ -263,14 +255,19 @@ fn hex_path(digest: &str) -> String {
 
 async fn must(mirror: &Mirror, path: &str, digest: &str) {
     let answer = ask(mirror, path, &[digest]).await.unwrap_or_else(|| panic!("{path}: no answer"));
-    assert!(answer.status == 200 && answer.whole, "{path}: {} {}", answer.status, answer.whole);
+    must_be_whole(mirror, &answer, path);
+}
+
+#[track_caller]
+fn must_be_whole(mirror: &Mirror, answer: &Answer, what: &str) {
+    let (status, bytes) = (answer.status, answer.body.len());
+    assert!(status == 200 && answer.whole, "{what}: {status}, cut after {bytes} bytes: {:#?}", mirror.log());
 }
 
 /// Asks; nothing if the mirror is gone before it answers. A whole 200 has the right bytes, whatever happens.
 async fn ask(mirror: &Mirror, path: &str, expected: &[impl AsRef<str>]) -> Option<Answer> {
     let url = mirror.url(&format!("/v2/{REPOSITORY}/{path}"));
-    let request = pull::client().get(&url).header(pull::MODERN.0, pull::MODERN.1);
-    let answer = pull::finish(super::soon(&url, request.send()).await.ok()?).await;
+    let answer = pull::attempt(&url).await?;
     if answer.status == 200 && answer.whole {
         let digest = answer.digest();
         assert!(expected.iter().any(|one| one.as_ref() == digest), "{path}: wrong bytes in a 200");
