@@ -268,7 +268,7 @@ async fn an_empty_folder_is_stood_in_for_until_it_has_a_pair() {
     let good = story.authority.good(&["localhost"]);
     writer::write(Writer::Move, &story.folder, &good, 0);
     assert!(story.served(&mirror, &good).await < PROMPT);
-    assert_eq!(self::health(&mirror).await, "{}");
+    well(&mirror, "{}").await;
     let metrics = mirror.metrics().await;
     let ends = "tidegate_certificate_not_after_seconds{name=\"localhost\",source=\"folder\",key=\"ECDSA\"}";
     assert!(metrics.contains(ends), "{metrics}");
@@ -276,11 +276,21 @@ async fn an_empty_folder_is_stood_in_for_until_it_has_a_pair() {
     assert!(metrics.contains("tidegate_certificate_reloads_total{result=\"changed\"}"), "{metrics}");
     // In the last quarter of its life health says so, and goes on.
     writer::write(Writer::Move, &story.folder, &story.authority.sign(&["localhost"], -9 * DAY, DAY), 0);
-    while self::health(&mirror).await == "{}" {
+    well(&mirror, "less than a quarter").await;
+    story.client.ask(&mirror.address, "localhost").await.unwrap();
+}
+
+/// Waits until health has these words.
+async fn well(mirror: &Mirror, words: &str) {
+    let began = Instant::now();
+    loop {
+        let said = health(mirror).await;
+        if said.contains(words) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "health says {said}");
         tokio::task::yield_now().await;
     }
-    assert!(self::health(&mirror).await.contains("less than a quarter"));
-    story.client.ask(&mirror.address, "localhost").await.unwrap();
 }
 
 async fn health(mirror: &Mirror) -> String {

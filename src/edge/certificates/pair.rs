@@ -103,11 +103,8 @@ impl Pair {
     /// is in the text is its chain, brought in order. `origin` is where they come from, for people and for
     /// [`offer`](super::Certificates::offer).
     pub fn from_pem(certificate_pem: &[u8], key_pem: &[u8], origin: impl Into<String>) -> Result<Self, Flaw> {
-        let keys = Content::parse(key_pem)?;
+        let key = Content::parse(key_pem)?.into_key()?;
         let certificates = Content::parse(certificate_pem)?.certificates;
-        let Some(key) = keys.keys.into_iter().next() else {
-            return Err(if keys.encrypted { Flaw::Encrypted } else { Flaw::NoKey });
-        };
         Self::of(&certificates, key, origin)
     }
 

@@ -50,6 +50,12 @@ impl Content {
         Ok(content)
     }
 
+    /// The first key.
+    pub fn into_key(self) -> Result<PrivateKeyDer<'static>, Flaw> {
+        let missing = if self.encrypted { Flaw::Encrypted } else { Flaw::NoKey };
+        self.keys.into_iter().next().ok_or(missing)
+    }
+
     /// Whether there is neither a certificate nor a key.
     pub fn is_empty(&self) -> bool {
         self.certificates.is_empty() && self.keys.is_empty() && !self.encrypted

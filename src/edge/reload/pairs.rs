@@ -13,6 +13,7 @@ use super::trouble::Troubles;
 use super::watch::Trail;
 use super::{Looked, Subject};
 use crate::config::TlsFiles;
+use crate::edge::certificates::pem::Content;
 use crate::edge::certificates::{self, Certificates, Flaw, Pair, Source, stand_in};
 use crate::observe::metrics::{Metrics, Reloaded};
 use crate::sys::clock;
@@ -138,11 +139,14 @@ impl Pairs {
         let secret = content(&named.key).map_err(|why| format!("http.tls.key: {key}: {why}"));
         let ((chain, _), (secret, mode)) = (chain?, secret?);
         self.warn_of_mode(&named.key, mode);
-        Pair::from_pem(&chain, &secret, origin).map_err(|flaw| match flaw {
-            Flaw::NoKey | Flaw::Encrypted | Flaw::UnusableKey => format!("http.tls.key: {key}: {flaw}"),
+        let of_chain = |flaw: Flaw| format!("http.tls.certificate: {certificate}: {flaw}");
+        let of_key = |flaw: Flaw| format!("http.tls.key: {key}: {flaw}");
+        let chain = Content::parse(&chain).map_err(of_chain)?.certificates;
+        let secret = Content::parse(&secret).map_err(of_key)?.into_key().map_err(of_key)?;
+        Pair::of(&chain, secret, origin).map_err(|flaw| match flaw {
+            Flaw::UnusableKey => of_key(flaw),
             Flaw::Mismatch { .. } => format!("http.tls: {certificate} and {key}: {flaw}"),
-            // Both files may be torn; the certificate is the one that is read first.
-            other => format!("http.tls.certificate: {certificate}: {other}"),
+            _ => of_chain(flaw),
         })
     }
 

@@ -8,13 +8,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-
-use crate::sys::sync::lock;
 
 /// Most links on the way to one file: the kernel's own limit.
 const LINKS_MAX: usize = 40;
@@ -99,51 +98,70 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 
 /// Watches trails.
 pub struct Watch {
+    wake: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    trail: Arc<Mutex<Trail>>,
-    /// Device and inode of what is watched under a path, to tell a folder from another one that took its place.
+    /// Device and inode of each folder that is watched, to tell it from another one that took its place.
     armed: BTreeMap<PathBuf, (u64, u64)>,
+    trail: Trail,
+    /// Whether a folder went: another one in its place may have its very inode.
+    is_stale: Arc<AtomicBool>,
+    is_deaf: bool,
 }
 
 impl Watch {
     /// Wakes somebody whenever something changes on the trail, and perhaps more often.
     pub fn new(wake: Arc<Notify>) -> Self {
-        let trail = Arc::new(Mutex::new(Trail::default()));
-        let heard = Arc::clone(&trail);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| matters(&event, &lock(&heard))) {
-                wake.notify_one();
-            }
-        });
-        let watcher = watcher.inspect_err(|error| {
-            tracing::warn!(%error, "changes of certificate files can't be heard; they are looked at every few seconds");
-        });
-        Self { watcher: watcher.ok(), trail, armed: BTreeMap::new() }
+        let is_stale = Arc::new(AtomicBool::new(false));
+        let (watcher, armed, trail) = (None, BTreeMap::new(), Trail::default());
+        Self { wake, watcher, armed, trail, is_stale, is_deaf: false }
     }
 
     /// Watches this trail from now on. May wait for the disk.
     pub fn follow(&mut self, trail: Trail) {
-        let Some(watcher) = &mut self.watcher else { return };
         let mut wanted = BTreeMap::new();
         for folder in trail.0.keys().take(FOLDERS_MAX) {
             if let Ok(metadata) = fs::metadata(folder) {
                 wanted.insert(folder.clone(), (metadata.dev(), metadata.ino()));
             }
         }
-        *lock(&self.trail) = trail;
-        for (folder, _) in self.armed.iter().filter(|(folder, which)| wanted.get(*folder) != Some(*which)) {
-            // It may be gone with its folder.
-            let _ = watcher.unwatch(folder);
+        let is_fresh = self.watcher.is_some() && !self.is_stale.load(Ordering::Acquire);
+        if is_fresh && wanted == self.armed && trail == self.trail {
+            return;
         }
-        self.armed.retain(|folder, which| wanted.get(folder) == Some(which));
-        for (folder, which) in wanted {
-            if !self.armed.contains_key(&folder)
-                && watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
-            {
-                self.armed.insert(folder, which);
+        // A new one each time: the old one would take the end of a folder for that of another one in its place, and no
+        // longer watch it.
+        self.watcher = None;
+        self.is_stale = Arc::new(AtomicBool::new(false));
+        let (wake, heard, is_stale) = (Arc::clone(&self.wake), trail.clone(), Arc::clone(&self.is_stale));
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let Ok(event) = event else { return };
+            if ends_folder(&event, &heard) {
+                is_stale.store(true, Ordering::Release);
             }
+            if matters(&event, &heard) {
+                wake.notify_one();
+            }
+        });
+        match watcher {
+            Ok(mut watcher) => {
+                // In order, so a folder is watched before those in it: whatever takes the place of one meanwhile is heard.
+                wanted.retain(|folder, _| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok());
+                self.watcher = Some(watcher);
+            }
+            Err(error) if !std::mem::replace(&mut self.is_deaf, true) => tracing::warn!(
+                %error,
+                "changes of certificate files can't be heard; they are looked at every few seconds"
+            ),
+            Err(_) => {}
         }
+        (self.armed, self.trail) = (wanted, trail);
     }
+}
+
+/// Whether a folder that is watched was removed or moved away, or events were lost.
+fn ends_folder(event: &Event, trail: &Trail) -> bool {
+    let goes = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+    event.need_rescan() || (goes && event.paths.iter().any(|path| trail.0.contains_key(path)))
 }
 
 /// Our own reading is no change; and where events were lost, anything may have changed.

@@ -54,7 +54,7 @@ fn next(state: &mut u32) -> usize {
 }
 
 async fn swap(story: Arc<Story>, number: u32, swaps: u32) {
-    let folder: PathBuf = story.folder.with_extension(format!("folder{number}"));
+    let folder: PathBuf = story.folder.with_file_name(format!("folder{number}"));
     writer::write(Writer::Move, &folder, &story.authority.good(&["localhost"]), 0);
     let mirror = Setup::of(NOWHERE).with("TIDEGATE_TLS_DIR", &folder.display().to_string()).start();
     let (stop, shaken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
