@@ -49,6 +49,8 @@ impl Renewals {
             Ok(Led::To(pair)) => {
                 self.metrics.acme_tried("issued");
                 self.edit(name, |state| state.last_line.clear());
+                let (next, _) = self.next(name).await;
+                self.foretell(name, next);
                 let until = stamp(pair.not_after());
                 tracing::info!(%name, fingerprint = pair.fingerprint(), until, "a certificate came");
             }
