@@ -91,7 +91,7 @@ impl MessageDecrypter for Counting {
             None => return Err(Error::General(format!("the answer has more than {ANSWER_BYTES_MAX} bytes"))),
         }
         if plain.typ == ContentType::ApplicationData
-            && let Some(seconds) = retry_after(&plain.payload)
+            && let Some(seconds) = retry_after(plain.payload)
         {
             ASKED_TO_WAIT.store(seconds, Ordering::Relaxed);
         }
