@@ -7,6 +7,7 @@ mod certificates;
 mod check;
 mod dwelling;
 mod operate;
+mod renewals;
 mod serve;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@
 
 mod address;
 mod compat;
+mod dns;
 mod document;
 mod effective;
 mod environment;
@@ -28,6 +29,7 @@ use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::registry::Pattern;
+pub use dns::{BadName, DnsName};
 pub use environment::process_variables;
 use reader::Reader;
 use report::Report;
@@ -70,6 +72,8 @@ pub struct Config {
     pub cache: Cache,
     /// `tidegate.admin.*`.
     pub admin: Admin,
+    /// `http.tls.letsencrypt.*` and `tidegate.acme.*`; `None` gets no certificates.
+    pub acme: Option<Acme>,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -99,6 +103,7 @@ impl Config {
             log: sections::log(reader),
             http: sections::http(reader),
             admin: sections::admin(reader, places, &storage),
+            acme: sections::acme(reader),
             storage,
             proxy: sections::proxy(reader),
             health: sections::health(reader),
@@ -108,6 +113,46 @@ impl Config {
             fill: sections::fill(reader),
             cache: sections::cache(reader),
             warnings: Vec::new(),
+        }
+    }
+}
+
+/// `http.tls.letsencrypt.*`, `tidegate.acme.*` and `tidegate.edge.http`: certificates from a CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// The names; each gets a certificate of its own.
+    pub hosts: Vec<DnsName>,
+    /// Whom the CA may write to.
+    pub email: Option<String>,
+    /// The folder of `registry`'s own client, which is taken over.
+    pub autocert: Option<PathBuf>,
+    /// The CA's directory.
+    pub directory: Url,
+    /// Another CA for the time that the first fails.
+    pub fallback: Option<Url>,
+    /// A PEM file of CAs that are trusted for the directory, besides the system's.
+    pub cafile: Option<PathBuf>,
+    /// How names are proven, the preferred way first.
+    pub challenges: Vec<Challenge>,
+    /// Where challenges over HTTP are answered; `None` nowhere.
+    pub http: Option<Listen>,
+}
+
+/// How a CA sees that a name is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// By a handshake on the TLS port (RFC 8737).
+    TlsAlpn01,
+    /// By a request on port 80 (RFC 8555 section 8.3).
+    Http01,
+}
+
+impl Challenge {
+    /// As it is called.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TlsAlpn01 => "tls-alpn-01",
+            Self::Http01 => "http-01",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! request becomes an answer of the [`Site`] (the mirror) or of the [`Console`] (health and metrics). A body that turns
 //! out wrong resets its connection; one that only broke off closes it short, so that clients go on with a range.
 
+pub mod acme;
 mod activity;
 mod admin;
 mod answer;
@@ -45,6 +46,8 @@ pub enum Role {
     Console(Arc<Console>),
     /// Commands of an operator.
     Admin(Arc<Admin>),
+    /// A CA's challenges over HTTP.
+    Challenges(Arc<acme::Front>),
 }
 
 /// A listener with all it needs.

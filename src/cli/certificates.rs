@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{Of, operate, say, with_inputs};
 use crate::config::{Formatter, Level, Log};
+use crate::edge::acme::Wish;
 use crate::edge::certificates::{Listed, SelfSigned, self_signed};
 use crate::edge::reload;
 use crate::observe::lines::Lines;
@@ -25,6 +26,23 @@ pub enum Task {
     },
     /// Have the running mirror read all certificate files now, and list what it serves then.
     Reload {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Have the running mirror ask its CA for a certificate now, if the CA's limits allow it.
+    Renew {
+        /// One of the names in http.tls.letsencrypt.hosts.
+        name: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Have the running mirror try every challenge with a CA for trials; nothing of it is stored or served.
+    Test {
+        /// One of the names in http.tls.letsencrypt.hosts.
+        name: String,
+        /// The directory of that CA. The default is that of Let's Encrypt's staging, for mirrors that use Let's Encrypt.
+        #[arg(long)]
+        directory: Option<String>,
         #[command(flatten)]
         of: Of,
     },
@@ -63,6 +81,8 @@ pub fn run(task: Task) -> ExitCode {
     match task {
         Task::Show { of } => show(of, Method::GET),
         Task::Reload { of } => show(of, Method::POST),
+        Task::Renew { name, of } => wish(&Wish::Renew { name }, of),
+        Task::Test { name, directory, of } => wish(&Wish::Test { name, directory }, of),
         Task::Feed { from, to } => feed(&from, &to),
         Task::SelfSigned { out, ca, names } => {
             let beside = out.parent().unwrap_or(Path::new("")).join("tidegate-ca");
@@ -77,13 +97,27 @@ pub fn run(task: Task) -> ExitCode {
 fn show(of: Of, method: Method) -> ExitCode {
     let json = of.json;
     with_inputs(of.config, |inputs| {
-        operate::query(inputs, &method, "/v1/certificates", |document| {
+        operate::query(inputs, &method, "/v1/certificates", Vec::new(), |document| {
             if json {
                 return Ok(format!("{document}\n"));
             }
             let listing: Listing =
                 serde_json::from_value(document.clone()).map_err(|error| error.to_string())?;
             Ok(listing.certificates.iter().map(paragraph).collect())
+        })
+    })
+}
+
+/// What only the running mirror can do: the CA looks at its ports.
+fn wish(wish: &Wish, of: Of) -> ExitCode {
+    let json = of.json;
+    with_inputs(of.config, |inputs| {
+        let body = match serde_json::to_vec(wish) {
+            Ok(body) => body,
+            Err(error) => return refuse(&error.to_string()),
+        };
+        operate::query(inputs, &Method::POST, "/v1/acme", body, |document| {
+            Ok(if json { format!("{document}\n") } else { operate::plain(document) })
         })
     })
 }

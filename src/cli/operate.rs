@@ -36,18 +36,19 @@ enum Refused {
     Nobody(String),
 }
 
-/// Asks the running mirror for a document, and prints what `show` makes of it.
+/// Asks the running mirror for a document, and prints what `show` makes of it. Nobody else can do it.
 pub fn query(
     inputs: &Inputs,
     method: &Method,
     path: &str,
+    body: Vec<u8>,
     show: impl FnOnce(&Value) -> Result<String, String>,
 ) -> ExitCode {
     run_with(inputs, async |config| {
         let socket = UnixStream::connect(&config.admin.socket).await.map_err(|error| {
             Refused::Nobody(format!("{} can't be reached: {error}", config.admin.socket.display()))
         })?;
-        let document = ask(socket, method, path, Vec::new()).await.map_err(Refused::Word)?;
+        let document = ask(socket, method, path, body).await.map_err(Refused::Word)?;
         write(&show(&document).map_err(Refused::Word)?)
     })
 }
@@ -152,7 +153,7 @@ async fn alone(config: &Config, inputs: &Inputs, command: &Command) -> Result<Va
 }
 
 /// A line for each field, and for each item of a list.
-fn plain(document: &Value) -> String {
+pub(super) fn plain(document: &Value) -> String {
     let Value::Object(fields) = document else { return format!("{document}\n") };
     let line = |name: &str, value: &Value| match value {
         Value::String(text) => format!("{name}: {text}\n"),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{dwelling, refuse, say};
+use super::{dwelling, refuse, renewals, say};
 use crate::config::{Config, Debug, Durability, Inputs};
+use crate::edge::acme::Renewals;
 use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
@@ -100,6 +101,7 @@ async fn serve(
     let metrics = Arc::new(Metrics::default());
     let secured = secure(config, &store, &metrics)?;
     let tls = secured.as_ref().map(|secured| secured.acceptor.clone());
+    let renewals = renewals::open(config, &root, secured.as_ref(), &metrics)?;
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
@@ -112,7 +114,7 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
-    open_admin(config, &engine, &secured, &drain, &metrics);
+    open_admin(config, &engine, &secured, &renewals, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
@@ -126,6 +128,9 @@ async fn serve(
             certificates: secured.as_ref().map(|secured| secured.certificates.clone()),
         };
         open_console(debug, console, &drain, &metrics)?;
+    }
+    if let Some(renewals) = &renewals {
+        renewals::start(config, renewals, &drain, &metrics);
     }
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
@@ -283,13 +288,18 @@ fn open_admin(
     config: &Config,
     engine: &Arc<Engine>,
     secured: &Option<Secured>,
+    renewals: &Option<Arc<Renewals>>,
     drain: &Drain,
     metrics: &Arc<Metrics>,
 ) {
     match Listener::bind_private(&config.admin.socket, config.admin.group) {
         Ok(listener) => {
             tracing::debug!("commands of an operator are taken on {listener}");
-            let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine), secured: secured.clone() }));
+            let role = Role::Admin(Arc::new(Admin {
+                engine: Arc::clone(engine),
+                secured: secured.clone(),
+                renewals: renewals.clone(),
+            }));
             let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
             let connections_max = CONSOLE_CONNECTIONS_MAX;
             tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());

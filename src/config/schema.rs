@@ -146,11 +146,14 @@ const TLS: &[Field] = &[
     used("ciphersuites", Kind::Texts),
     used("clientcas", Kind::Texts),
     used("clientauth", Kind::Text),
-    refused(
-        "letsencrypt",
-        "this version does not get certificates itself",
-        "name files in http.tls.certificate and http.tls.key",
-    ),
+    used("letsencrypt", Kind::Keys(LETSENCRYPT)),
+];
+
+const LETSENCRYPT: &[Field] = &[
+    used("cachefile", Kind::Text),
+    used("email", Kind::Text),
+    used("hosts", Kind::Texts),
+    used("directoryurl", Kind::Text),
 ];
 
 const ONLY_DRIVERS: &str = "this version keeps blobs in a folder only";
@@ -263,7 +266,14 @@ const TIDEGATE: &[Field] = &[
     ),
     used("edge", Kind::Keys(OUR_EDGE)),
     used("tls", Kind::Keys(&[used("dir", Kind::Text), used("keep", Kind::Flag)])),
-    refused("acme", LATER, REMOVE),
+    used(
+        "acme",
+        Kind::Keys(&[
+            used("cafile", Kind::Text),
+            used("challenges", Kind::Texts),
+            used("fallback", Kind::Text),
+        ]),
+    ),
     used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
 ];
@@ -273,7 +283,7 @@ const OUR_EDGE: &[Field] = &[
     refused("allow", LATER, REMOVE),
     refused("proxyprotocol", LATER, REMOVE),
     refused("perclient", LATER, REMOVE),
-    refused("http", LATER, REMOVE),
+    used("http", Kind::Text),
     refused("ktls", LATER, REMOVE),
     used("strictsni", Kind::Flag),
 ];

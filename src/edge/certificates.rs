@@ -24,7 +24,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::sys::clock;
 use crate::sys::sync::lock;
-pub use listing::{Listed, Outlook};
+pub use listing::{Listed, Outlook, stamp};
 pub use pair::{CHAIN_MAX, Flaw, KeyKind, Pair, fingerprint, public_key};
 pub use self_signed::{SelfSigned, self_signed};
 pub use stand_in::stand_in;

@@ -169,6 +169,7 @@ impl Conversation {
                 Role::Mirror(site) => site.answer(request, peer, poison).await,
                 Role::Console(console) => console.answer(&request),
                 Role::Admin(admin) => admin.answer(request, &peer).await,
+                Role::Challenges(front) => front.answer(&request),
             };
             Ok(response.map(|body| body.keeping(busy)))
         }

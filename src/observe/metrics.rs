@@ -66,6 +66,16 @@ struct PartLabel {
     part: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
 type ByType = Family<TypeLabel, Counter>;
 
 /// Upper bounds of the buckets for the time of a request, in seconds.
@@ -101,6 +111,8 @@ pub struct Metrics {
     evicted: Counter,
     evicted_bytes: Counter,
     over_budget: Counter,
+    acme_attempts: Family<ResultLabel, Counter>,
+    acme_next: Family<NameLabel, Gauge>,
     tls: tls::Tls,
 }
 
@@ -167,6 +179,8 @@ impl Default for Metrics {
             evicted: Counter::default(),
             evicted_bytes: Counter::default(),
             over_budget: Counter::default(),
+            acme_attempts: Family::default(),
+            acme_next: Family::default(),
             tls: tls::Tls::default(),
         };
         metrics.register_proxy();
@@ -174,6 +188,7 @@ impl Default for Metrics {
         metrics.register_own();
         metrics.register_store();
         metrics.register_cache();
+        metrics.register_acme();
         metrics.tls.register(metrics.registry.sub_registry_with_prefix("tidegate"));
         metrics
     }
@@ -269,6 +284,25 @@ impl Metrics {
         own.register("evicted_bytes", "Their bytes", self.evicted_bytes.clone());
         let help = "Blobs that were not kept because the budget had no room";
         own.register("over_budget", help, self.over_budget.clone());
+    }
+
+    fn register_acme(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        let help = "Tries to get a certificate, by what came of them";
+        own.register("acme_attempts", help, self.acme_attempts.clone());
+        let help = "When the next certificate for a name is asked for, in seconds since 1970";
+        own.register("acme_next_attempt_timestamp_seconds", help, self.acme_next.clone());
+    }
+
+    /// A certificate was asked for.
+    pub fn acme_tried(&self, result: &'static str) {
+        self.acme_attempts.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// When the next one will be.
+    pub fn acme_next(&self, name: &str, at: u64) {
+        let gauge = self.acme_next.get_or_create(&NameLabel { name: name.to_owned() });
+        gauge.set(i64::try_from(at).unwrap_or(i64::MAX));
     }
 
     /// Blobs and manifests went to make room.

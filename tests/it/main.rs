@@ -12,6 +12,7 @@
 mod blackbox;
 mod support;
 
+mod acme;
 mod budget;
 mod certificates;
 mod clients;

@@ -2,11 +2,13 @@
 
 pub mod authority;
 pub mod command;
+pub mod counter;
 pub mod hub;
 pub mod image;
 pub mod loopback;
 pub mod mirror;
 pub mod network;
+pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod pull;

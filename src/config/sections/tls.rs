@@ -41,7 +41,8 @@ pub(super) fn tls(reader: &mut Reader<'_>) -> Option<Tls> {
     let folder = reader.text("tidegate.tls.dir").map(|found| PathBuf::from(found.text));
     let keep = reader.flag("tidegate.tls.keep").unwrap_or(true);
     let strict_sni = reader.flag("tidegate.edge.strictsni").unwrap_or(false);
-    if files.is_none() && folder.is_none() {
+    let from_ca = !reader.texts("http.tls.letsencrypt.hosts").is_empty();
+    if files.is_none() && folder.is_none() && !from_ca {
         refuse_clients_without_tls(reader);
         return None;
     }
