@@ -144,7 +144,7 @@ async fn logins_connections_and_hsts_change_while_it_runs() {
     let pair = tls::pair();
     let scene = Scene::start(|setup| setup).await;
     let logins = scene.config.with_file_name("logins");
-    std::fs::write(&logins, format!("alice:{}\n", bcrypt::hash("x", 4).unwrap())).unwrap();
+    std::fs::write(&logins, format!("alice:{}\n", bcrypt::hash_with_salt("x", 4, [7; 16]).unwrap())).unwrap();
     let asks = format!("auth: {{htpasswd: {{realm: r, path: {}}}}}", logins.display());
     assert!(scene.reload(&asks).await.contains("changed: auth.htpasswd.path, auth.htpasswd.realm"));
     assert_eq!(get(&scene.mirror.url("/v2/")).await.status, 401);
