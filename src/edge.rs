@@ -7,15 +7,15 @@
 mod activity;
 mod admin;
 mod answer;
-mod body;
-mod conditional;
+pub(crate) mod body;
+pub(crate) mod conditional;
 mod connection;
 mod console;
 pub mod drain;
 mod failure;
 pub mod limits;
 pub mod listener;
-mod lists;
+pub(crate) mod lists;
 mod site;
 mod socket;
 pub mod tls;
