@@ -59,7 +59,7 @@ pub const DOORS: &[(&str, Door)] = &[
 ];
 
 /// Longest text that an error may make of what it was given: it goes into answers and logs.
-const ERROR_BYTES_MAX: usize = 1024;
+const PRESENTABLE_BYTES: usize = 1024;
 
 /// What must not be seen anywhere.
 const PASSWORD: &str = "correct-horse-battery";
@@ -199,7 +199,7 @@ pub fn route(bytes: &[u8]) {
                     serde_json::from_str::<Value>(&body)
                         .is_ok_and(|body| body.get("errors").is_some_and(Value::is_array))
                 );
-                assert!(body.len() <= ERROR_BYTES_MAX + 8 * (path.len() + query.len()));
+                assert!(body.len() <= PRESENTABLE_BYTES + 8 * (path.len() + query.len()));
             }
             Err(_) => {}
         }
@@ -367,7 +367,7 @@ pub fn admin(bytes: &[u8]) {
             let again = serde_json::to_vec(&command).expect("a command can be written");
             assert_eq!(serde_json::from_slice::<Command>(&again).ok(), Some(command));
         }
-        Err(error) => assert!(error.to_string().len() <= ERROR_BYTES_MAX + 8 * bytes.len()),
+        Err(error) => assert!(error.to_string().len() <= PRESENTABLE_BYTES + 8 * bytes.len()),
     }
 }
 
@@ -386,7 +386,7 @@ fn tokens() -> Tokens {
 }
 
 fn is_presentable(error: &str) {
-    assert!(!error.is_empty() && error.len() <= ERROR_BYTES_MAX, "{} bytes: {error}", error.len());
+    assert!(!error.is_empty() && error.len() <= PRESENTABLE_BYTES, "{} bytes: {error}", error.len());
     assert!(!error.chars().any(char::is_control), "{error:?}");
     assert!(!error.contains(PASSWORD));
 }

@@ -61,6 +61,7 @@ impl Console {
         let usage = standing.usage;
         let snapshot = Snapshot {
             fills: self.engine.fills_running(),
+            waiting: self.engine.fills_waiting(),
             allowance: self.engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
             lost: self.lines.iter().map(Lines::lost).sum(),
             unhealthy: self.health.failing().len(),

@@ -11,6 +11,7 @@ use super::body::Body;
 use super::socket::Poison;
 use super::visit::{NOTHING, Subject, Visit};
 use super::{failure, lists};
+use crate::engine::turns::Client;
 use crate::engine::{Engine, Want};
 use crate::observe::access::AccessLog;
 use crate::observe::health::Health;
@@ -71,7 +72,8 @@ impl Site {
         poison: Poison,
     ) -> Response<Body> {
         let has_body = !request.body().is_end_stream();
-        let (head, _) = request.into_parts();
+        let (mut head, _) = request.into_parts();
+        head.extensions.insert(Client::at(&peer));
         let mut visit = Visit::new(self, &head, peer);
         let (subject, answer) = self.decide(&head, has_body, poison).await;
         let Answer { mut response, outcome } = answer;
@@ -164,7 +166,7 @@ impl Site {
         let engine = &self.0.engine;
         let want = if head.method == Method::HEAD { Want::Head } else { Want::Body };
         let repository = match engine.resolve(source, name) {
-            Ok(repository) => repository,
+            Ok(repository) => repository.asked_by(client(head)),
             Err(denied) => return failure::denial(&denied),
         };
         let answered = match resource {
@@ -195,6 +197,10 @@ impl Site {
         };
         answered.unwrap_or_else(|denied| failure::denial(&denied))
     }
+}
+
+fn client(head: &http::request::Parts) -> Client {
+    head.extensions.get().copied().unwrap_or_default()
 }
 
 fn subject(resource: &Resource) -> Subject {

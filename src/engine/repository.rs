@@ -1,5 +1,6 @@
 //! Which repository of which upstream a request means, and whether it may be asked for at all.
 
+use super::turns::Client;
 use crate::index::RepoKey;
 use crate::registry::route::Source;
 use crate::registry::{Pattern, RepositoryName};
@@ -15,6 +16,15 @@ pub struct Repository {
     pub key: RepoKey,
     /// Its name at the upstream, with `library/` where Docker Hub wants it.
     pub name: RepositoryName,
+    /// Who asks for something of it.
+    pub client: Client,
+}
+
+impl Repository {
+    /// The same, asked for by a client.
+    pub fn asked_by(self, client: Client) -> Self {
+        Self { client, ..self }
+    }
 }
 
 /// The naming rules of one upstream.
@@ -94,7 +104,7 @@ impl Naming {
 
     /// A repository of the tree, which has its name on the wire.
     pub fn known(&self, name: RepositoryName) -> Repository {
-        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name }
+        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name, client: Client::default() }
     }
 
     /// Whether the patterns let a repository be asked for.

@@ -31,4 +31,5 @@ mod service;
 mod smoke;
 mod tags;
 mod trouble;
+mod turns;
 mod volumes;
