@@ -3,9 +3,11 @@
 //! Exit codes: 0 done, 1 the configuration or the machine does not allow it, 2 the command line makes no sense, 3 no
 //! mirror runs, and its volume can't be had.
 
+mod certificates;
 mod check;
 mod dwelling;
 mod operate;
+mod renewals;
 mod serve;
 
 use std::ffi::OsString;
@@ -33,11 +35,19 @@ enum Command {
         /// A config.yml as registry reads it. Without one: REGISTRY_CONFIGURATION_PATH, then the default paths of both
         /// majors of registry, then none.
         config: Option<PathBuf>,
+        /// A folder of which every pair of certificate and key is served, and followed: tidegate.tls.dir.
+        #[arg(long)]
+        tls_dir: Option<PathBuf>,
     },
     /// Print the effective configuration, secrets masked, or everything that is wrong with it.
     Check {
         /// A config.yml, found as `serve` finds it.
         config: Option<PathBuf>,
+    },
+    /// The certificates that are served.
+    Cert {
+        #[command(subcommand)]
+        task: certificates::Task,
     },
     /// Keep an image, a digest or the images of repositories, whatever the budget says.
     Pin {
@@ -120,8 +130,11 @@ struct Of {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments = as_registry(arguments.collect());
     match Arguments::try_parse_from(arguments) {
-        Ok(Arguments { command: Command::Serve { config } }) => with_inputs(config, serve::run),
+        Ok(Arguments { command: Command::Serve { config, tls_dir } }) => {
+            with_inputs(config, |inputs| serve::run(&watching(inputs, tls_dir.as_deref())))
+        }
         Ok(Arguments { command: Command::Check { config } }) => with_inputs(config, check::run),
+        Ok(Arguments { command: Command::Cert { task } }) => certificates::run(task),
         Ok(Arguments { command }) => {
             let (orders, of) = orders(command);
             with_inputs(of.config, |inputs| operate::run(inputs, &orders, of.json))
@@ -145,9 +158,23 @@ fn orders(command: Command) -> (Vec<Order>, Of) {
         Command::Index { task: IndexTask::Verify { of } } => (vec![Order::IndexVerify], of),
         Command::GarbageCollect { dry_run: true, of, .. } => (vec![Order::Evict { dry_run: true }], of),
         Command::GarbageCollect { of, .. } => (vec![Order::Evict { dry_run: false }, Order::Scrub], of),
-        Command::Serve { config } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
+        Command::Cert { .. } => (Vec::new(), Of { config: None, json: false }),
+        Command::Serve { config, .. } | Command::Check { config } => (Vec::new(), Of { config, json: false }),
     }
 }
+
+/// The same with a folder of certificates, as its variable has it.
+fn watching(inputs: &Inputs, folder: Option<&Path>) -> Inputs {
+    let mut inputs = inputs.clone();
+    if let Some(folder) = folder {
+        inputs.variables.retain(|(name, _)| name != TLS_DIR);
+        inputs.variables.push((TLS_DIR.to_owned(), folder.display().to_string()));
+    }
+    inputs
+}
+
+/// The variable of `tidegate.tls.dir`.
+const TLS_DIR: &str = "TIDEGATE_TLS_DIR";
 
 /// Rewrites the forms of `registry` and of its image's entrypoint into ours: a file name alone means `serve`, and `-v`
 /// is the version.

@@ -6,6 +6,7 @@
 
 mod address;
 mod compat;
+mod dns;
 mod document;
 mod effective;
 mod environment;
@@ -28,6 +29,7 @@ use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use crate::registry::Pattern;
+pub use dns::{BadName, DnsName};
 pub use environment::process_variables;
 use reader::Reader;
 use report::Report;
@@ -70,6 +72,8 @@ pub struct Config {
     pub cache: Cache,
     /// `tidegate.admin.*`.
     pub admin: Admin,
+    /// `http.tls.letsencrypt.*` and `tidegate.acme.*`; `None` gets no certificates.
+    pub acme: Option<Acme>,
     /// What was understood but is not acted on, and what is unknown: one line each.
     pub warnings: Vec<String>,
 }
@@ -116,6 +120,7 @@ impl Config {
             log: sections::log(reader),
             http: sections::http(reader),
             admin: sections::admin(reader, places, &storage),
+            acme: sections::acme(reader),
             storage,
             proxy: sections::proxy(reader),
             health: sections::health(reader),
@@ -125,6 +130,46 @@ impl Config {
             fill: sections::fill(reader),
             cache: sections::cache(reader),
             warnings: Vec::new(),
+        }
+    }
+}
+
+/// `http.tls.letsencrypt.*`, `tidegate.acme.*` and `tidegate.edge.http`: certificates from a CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acme {
+    /// The names; each gets a certificate of its own.
+    pub hosts: Vec<DnsName>,
+    /// Whom the CA may write to.
+    pub email: Option<String>,
+    /// The folder of `registry`'s own client, which is taken over.
+    pub autocert: Option<PathBuf>,
+    /// The CA's directory.
+    pub directory: Url,
+    /// Another CA for the time that the first fails.
+    pub fallback: Option<Url>,
+    /// A PEM file of CAs that are trusted for the directory, besides the system's.
+    pub cafile: Option<PathBuf>,
+    /// How names are proven, the preferred way first.
+    pub challenges: Vec<Challenge>,
+    /// Where challenges over HTTP are answered; `None` nowhere.
+    pub http: Option<Listen>,
+}
+
+/// How a CA sees that a name is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// By a handshake on the TLS port (RFC 8737).
+    TlsAlpn01,
+    /// By a request on port 80 (RFC 8555 section 8.3).
+    Http01,
+}
+
+impl Challenge {
+    /// As it is called.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TlsAlpn01 => "tls-alpn-01",
+            Self::Http01 => "http-01",
         }
     }
 }
@@ -212,7 +257,7 @@ pub struct Http {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long a stop waits for answers that are under way.
     pub drain: Duration,
-    /// Certificate and key; `None` speaks plain HTTP.
+    /// Where certificates come from; `None` speaks plain HTTP.
     pub tls: Option<Tls>,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
@@ -231,17 +276,54 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// `http.tls`.
+/// `http.tls`, and what `tidegate` adds to it. At least one place has certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM: the leaf first, then its chain.
-    pub certificate: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
+    /// `http.tls.certificate` and `http.tls.key`.
+    pub files: Option<TlsFiles>,
+    /// `tidegate.tls.dir`: a folder of which every pair is served.
+    pub folder: Option<PathBuf>,
+    /// `tidegate.tls.keep`: whether the last good pairs are kept for a start with bad files.
+    pub keep: bool,
+    /// `tidegate.edge.strictsni`: whether clients that ask for no name, or an unknown one, are refused.
+    pub strict_sni: bool,
+    /// Whom clients must be known by; `None` asks them for nothing.
+    pub clients: Option<TlsClients>,
     /// Whether TLS 1.2 is refused.
     pub only_1_3: bool,
     /// The names of the suites to offer, by their IANA names; empty offers all. TLS 1.3 suites are always offered.
     pub suites: Vec<String>,
+}
+
+/// One pair of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the leaf, and its chain.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+/// `http.tls.clientcas` and `http.tls.clientauth`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsClients {
+    /// PEM files of the CAs that sign for clients.
+    pub authorities: Vec<PathBuf>,
+    /// What is asked of a client.
+    pub demand: ClientDemand,
+}
+
+/// `http.tls.clientauth`, from the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientDemand {
+    /// A certificate is asked for, none and any will do.
+    Request,
+    /// Any certificate will do, none does not.
+    RequireAny,
+    /// None will do; one that is given must be signed by a CA of the list.
+    VerifyIfGiven,
+    /// One that is signed by a CA of the list.
+    RequireAndVerify,
 }
 
 /// `http.debug`.

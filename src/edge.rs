@@ -4,10 +4,12 @@
 //! request becomes an answer of the [`Site`] (the mirror) or of the [`Console`] (health and metrics). A body that turns
 //! out wrong resets its connection; one that only broke off closes it short, so that clients go on with a range.
 
+pub mod acme;
 mod activity;
 mod admin;
 mod answer;
 pub(crate) mod body;
+pub mod certificates;
 pub(crate) mod conditional;
 mod connection;
 mod console;
@@ -16,6 +18,7 @@ mod failure;
 pub mod limits;
 pub mod listener;
 pub(crate) mod lists;
+pub mod reload;
 mod site;
 mod socket;
 pub mod tls;
@@ -43,6 +46,8 @@ pub enum Role {
     Console(Arc<Console>),
     /// Commands of an operator.
     Admin(Arc<Admin>),
+    /// A CA's challenges over HTTP.
+    Challenges(Arc<acme::Front>),
 }
 
 /// A listener with all it needs.

@@ -177,6 +177,11 @@ impl Store {
         self.layout.heat()
     }
 
+    /// The folder of the last good certificates.
+    pub fn certificates_folder(&self) -> PathBuf {
+        self.layout.certificates()
+    }
+
     /// Opens the file under a digest; `None` if there is none, or something that is no regular file.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<OpenBlob>> {
         let Some(file) = files::open_regular(&self.layout.blob(digest))? else {

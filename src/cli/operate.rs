@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -36,8 +36,34 @@ enum Refused {
     Nobody(String),
 }
 
+/// Asks the running mirror for a document, and prints what `show` makes of it. Nobody else can do it.
+pub fn query(
+    inputs: &Inputs,
+    method: &Method,
+    path: &str,
+    body: Vec<u8>,
+    show: impl FnOnce(&Value) -> Result<String, String>,
+) -> ExitCode {
+    run_with(inputs, async |config| {
+        let socket = UnixStream::connect(&config.admin.socket).await.map_err(|error| {
+            Refused::Nobody(format!("{} can't be reached: {error}", config.admin.socket.display()))
+        })?;
+        let document = ask(socket, method, path, body).await.map_err(Refused::Word)?;
+        write(&show(&document).map_err(Refused::Word)?)
+    })
+}
+
 /// Carries commands out, and prints the documents that come of them.
 pub fn run(inputs: &Inputs, commands: &[Command], json: bool) -> ExitCode {
+    run_with(inputs, async |config| {
+        for command in commands {
+            print(&carry_out(config, inputs, command).await?, json)?;
+        }
+        Ok(())
+    })
+}
+
+fn run_with(inputs: &Inputs, work: impl AsyncFnOnce(&Config) -> Result<(), Refused>) -> ExitCode {
     let config = match Config::load(inputs) {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
@@ -49,12 +75,7 @@ pub fn run(inputs: &Inputs, commands: &[Command], json: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let done = runtime.block_on(async {
-        for command in commands {
-            print(&carry_out(&config, inputs, command).await?, json)?;
-        }
-        Ok(())
-    });
+    let done = runtime.block_on(work(&config));
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,14 +91,20 @@ pub fn run(inputs: &Inputs, commands: &[Command], json: bool) -> ExitCode {
 }
 
 fn print(document: &Value, json: bool) -> Result<(), Refused> {
-    let text = if json { format!("{document}\n") } else { plain(document) };
+    write(&if json { format!("{document}\n") } else { plain(document) })
+}
+
+fn write(text: &str) -> Result<(), Refused> {
     let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|error| Refused::Word(format!("stdout: {error}")))
 }
 
 async fn carry_out(config: &Config, inputs: &Inputs, command: &Command) -> Result<Value, Refused> {
     match UnixStream::connect(&config.admin.socket).await {
-        Ok(socket) => ask(socket, command).await.map_err(Refused::Word),
+        Ok(socket) => {
+            let body = serde_json::to_vec(command).map_err(|error| Refused::Word(error.to_string()))?;
+            ask(socket, &Method::POST, "/v1/operate", body).await.map_err(Refused::Word)
+        }
         Err(error) => alone(config, inputs, command).await.map_err(|refused| match refused {
             Refused::Nobody(reason) => Refused::Nobody(format!(
                 "{} can't be reached ({error}), and {reason}",
@@ -89,14 +116,13 @@ async fn carry_out(config: &Config, inputs: &Inputs, command: &Command) -> Resul
 }
 
 /// Asks the running mirror.
-async fn ask(socket: UnixStream, command: &Command) -> Result<Value, String> {
+async fn ask(socket: UnixStream, method: &Method, path: &str, body: Vec<u8>) -> Result<Value, String> {
     let broken = |error: &dyn std::fmt::Display| format!("the mirror broke off: {error}");
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(socket)).await.map_err(|error| broken(&error))?;
     tokio::spawn(connection);
-    let body = serde_json::to_vec(command).map_err(|error| error.to_string())?;
-    let request =
-        Request::post("/v1/operate").header("host", "tidegate").body(Full::<bytes::Bytes>::from(body));
+    let request = Request::builder().method(method).uri(path).header("host", "tidegate");
+    let request = request.body(Full::<bytes::Bytes>::from(body));
     let request = request.map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
     let status = answer.status();
@@ -127,7 +153,7 @@ async fn alone(config: &Config, inputs: &Inputs, command: &Command) -> Result<Va
 }
 
 /// A line for each field, and for each item of a list.
-fn plain(document: &Value) -> String {
+pub(super) fn plain(document: &Value) -> String {
     let Value::Object(fields) = document else { return format!("{document}\n") };
     let line = |name: &str, value: &Value| match value {
         Value::String(text) => format!("{name}: {text}\n"),

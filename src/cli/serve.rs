@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{dwelling, refuse, say};
+use super::{dwelling, refuse, renewals, say};
 use crate::config::{Config, Debug, Durability, Inputs};
+use crate::edge::acme::Renewals;
 use crate::edge::drain::{self, Drain, Stop};
 use crate::edge::limits;
 use crate::edge::listener::Listener;
-use crate::edge::tls::Acceptor;
+use crate::edge::reload::Secured;
 use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
 use crate::engine::tend::tend;
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
@@ -97,8 +98,10 @@ async fn serve(
     let root = store.root().to_owned();
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
-    let tls = config.http.tls.as_ref().map(|tls| Acceptor::load(tls, config.http.http2)).transpose()?;
     let metrics = Arc::new(Metrics::default());
+    let secured = secure(config, &store, &metrics)?;
+    let tls = secured.as_ref().map(|secured| secured.acceptor.clone());
+    let renewals = renewals::open(config, &root, secured.as_ref(), &metrics)?;
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
     let health = Health::default();
     let (stop, drain) = drain::new();
@@ -111,13 +114,10 @@ async fn serve(
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
     });
-    open_admin(config, &engine, &drain, &metrics);
+    open_admin(config, &engine, &secured, &renewals, &drain, &metrics);
     let listener = Listener::bind(&config.http.listen)?;
     tracing::info!("listening on {listener}{}", if tls.is_some() { ", tls" } else { "" });
     suggest(config, &listener);
-    if let Some(tls) = &tls {
-        tell_expiry(tls);
-    }
     if let Some(debug) = &config.http.debug {
         let console = Console {
             engine: Arc::clone(&engine),
@@ -125,8 +125,12 @@ async fn serve(
             health: health.clone(),
             lines: vec![logs.errors.clone(), logs.access.clone()],
             path: debug.metrics.clone(),
+            certificates: secured.as_ref().map(|secured| secured.certificates.clone()),
         };
         open_console(debug, console, &drain, &metrics)?;
+    }
+    if let Some(renewals) = &renewals {
+        renewals::start(config, renewals, &drain, &metrics);
     }
     health.start(config.health.checks.clone(), root);
     tokio::spawn(check_account(engine.upstream().clone()));
@@ -141,7 +145,7 @@ async fn serve(
     engine.keep_budget();
     let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
     let running = tokio::spawn(edge.run());
-    let drained = wait_and_drain(signals, &stop, running, config.http.drain).await;
+    let drained = wait_and_drain(signals, &stop, running, config.http.drain, secured).await;
     // What it holds must be let go, so that the index can be left in order.
     housekeeping.abort();
     let _ = housekeeping.await;
@@ -261,17 +265,6 @@ fn suggest(config: &Config, listener: &Listener) {
     tracing::info!("try: curl {place}{}/v2/library/alpine/manifests/latest", config.http.prefix);
 }
 
-fn tell_expiry(tls: &Acceptor) {
-    let ends = jiff::Timestamp::from_second(tls.expires).unwrap_or_default();
-    let left =
-        tls.expires.saturating_sub(i64::try_from(crate::sys::clock::unix_ms() / 1000).unwrap_or(i64::MAX));
-    if left <= 0 {
-        tracing::error!("the certificate ended at {ends}: clients refuse it");
-    } else {
-        tracing::info!("the certificate is good until {ends}");
-    }
-}
-
 fn open_console(
     debug: &Debug,
     console: Console,
@@ -291,11 +284,22 @@ fn open_console(
 }
 
 /// The socket of an operator. A mirror serves without it too.
-fn open_admin(config: &Config, engine: &Arc<Engine>, drain: &Drain, metrics: &Arc<Metrics>) {
+fn open_admin(
+    config: &Config,
+    engine: &Arc<Engine>,
+    secured: &Option<Secured>,
+    renewals: &Option<Arc<Renewals>>,
+    drain: &Drain,
+    metrics: &Arc<Metrics>,
+) {
     match Listener::bind_private(&config.admin.socket, config.admin.group) {
         Ok(listener) => {
             tracing::debug!("commands of an operator are taken on {listener}");
-            let role = Role::Admin(Arc::new(Admin { engine: Arc::clone(engine) }));
+            let role = Role::Admin(Arc::new(Admin {
+                engine: Arc::clone(engine),
+                secured: secured.clone(),
+                renewals: renewals.clone(),
+            }));
             let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
             let connections_max = CONSOLE_CONNECTIONS_MAX;
             tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());
@@ -317,6 +321,21 @@ async fn check_account(upstream: Upstream) {
         Ok(AccountState::Anonymous | AccountState::Unknown) => tracing::info!("the upstream answers"),
         Err(error) => tracing::warn!(%error, "the upstream does not answer now; what is held is served"),
     }
+}
+
+/// Certificates, and what keeps them up to date, if TLS is spoken.
+fn secure(config: &Config, store: &Store, metrics: &Arc<Metrics>) -> Result<Option<Secured>, String> {
+    let open = |tls| Secured::open(tls, config.http.http2, &store.certificates_folder(), metrics);
+    config.http.tls.as_ref().map(open).transpose()
+}
+
+/// SIGHUP.
+fn look_again(secured: Option<&Secured>) {
+    let Some(secured) = secured.cloned() else {
+        return tracing::info!("SIGHUP: nothing changes before the next start");
+    };
+    tracing::info!("SIGHUP: certificate files are read again; nothing else changes before the next start");
+    tokio::spawn(async move { secured.reload().await });
 }
 
 /// What an operator tells the process.
@@ -346,12 +365,13 @@ async fn wait_and_drain(
     stop: &Stop,
     mut running: tokio::task::JoinHandle<()>,
     drain: Duration,
+    secured: Option<Secured>,
 ) -> Result<(), String> {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => tracing::info!("SIGHUP: nothing changes before the next start"),
+            _ = signals.hangup.recv() => look_again(secured.as_ref()),
         }
     }
     tracing::info!("stopping server gracefully. Draining connections for {drain:?}");

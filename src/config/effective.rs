@@ -6,8 +6,8 @@ use std::path::Path;
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Check, Config, Durability, Formatter, Health, Http, Level, Listen, Log, Probe, Proxy,
-    Storage, address,
+    AccessFormat, Acme, Check, ClientDemand, Config, Durability, Formatter, Health, Http, Level, Listen, Log,
+    Probe, Proxy, Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -17,7 +17,7 @@ impl Config {
         let mut yaml = Yaml::default();
         yaml.word(0, "version", "0.1");
         self.log.write(&mut yaml);
-        self.http.write(&mut yaml);
+        self.http.write(&mut yaml, self.acme.as_ref());
         self.storage.write(&mut yaml);
         self.proxy.write(&mut yaml);
         if let Some(idle) = self.cache.idle {
@@ -59,6 +59,11 @@ impl Config {
             "durability",
             if self.cache.durability == Durability::Full { "full" } else { "relaxed" },
         );
+        self.write_our_edge(yaml);
+        self.http.write_our_tls(yaml);
+        if let Some(acme) = &self.acme {
+            acme.write_ours(yaml);
+        }
         yaml.key(1, "admin");
         yaml.text(2, "socket", &self.admin.socket.display().to_string());
         let access = match self.log.access {
@@ -68,6 +73,17 @@ impl Config {
         };
         yaml.key(1, "log");
         yaml.word(2, "access", access);
+    }
+}
+
+impl Config {
+    fn write_our_edge(&self, yaml: &mut Yaml) {
+        let Some(tls) = &self.http.tls else { return };
+        yaml.key(1, "edge");
+        yaml.word(2, "strictsni", tls.strict_sni);
+        if let Some(acme) = &self.acme {
+            yaml.text(2, "http", &acme.http.as_ref().map_or_else(|| "off".to_owned(), address::text));
+        }
     }
 }
 
@@ -99,7 +115,7 @@ impl Log {
 }
 
 impl Http {
-    fn write(&self, yaml: &mut Yaml) {
+    fn write(&self, yaml: &mut Yaml, acme: Option<&Acme>) {
         let net = match self.listen {
             Listen::Unix(_) => "unix",
             Listen::Anywhere(_) | Listen::Tcp(_) => "tcp",
@@ -112,7 +128,7 @@ impl Http {
         yaml.key(1, "http2");
         yaml.word(2, "disabled", !self.http2);
         self.write_headers(yaml);
-        self.write_tls(yaml);
+        self.write_tls(yaml, acme);
         let Some(debug) = &self.debug else { return };
         yaml.key(1, "debug");
         yaml.text(2, "addr", &address::text(&debug.listen));
@@ -139,14 +155,63 @@ impl Http {
         }
     }
 
-    fn write_tls(&self, yaml: &mut Yaml) {
+    fn write_our_tls(&self, yaml: &mut Yaml) {
         let Some(tls) = &self.tls else { return };
         yaml.key(1, "tls");
-        yaml.path(2, "certificate", &tls.certificate);
-        yaml.path(2, "key", &tls.key);
+        if let Some(folder) = &tls.folder {
+            yaml.path(2, "dir", folder);
+        }
+        yaml.word(2, "keep", tls.keep);
+    }
+
+    fn write_tls(&self, yaml: &mut Yaml, acme: Option<&Acme>) {
+        let Some(tls) = &self.tls else { return };
+        yaml.key(1, "tls");
+        if let Some(acme) = acme {
+            acme.write(yaml);
+        }
+        if let Some(files) = &tls.files {
+            yaml.path(2, "certificate", &files.certificate);
+            yaml.path(2, "key", &files.key);
+        }
+        if let Some(clients) = &tls.clients {
+            yaml.list(2, "clientcas", clients.authorities.iter().map(|path| path.display().to_string()));
+            let demand = match clients.demand {
+                ClientDemand::Request => "request-client-cert",
+                ClientDemand::RequireAny => "require-any-client-cert",
+                ClientDemand::VerifyIfGiven => "verify-client-cert-if-given",
+                ClientDemand::RequireAndVerify => "require-and-verify-client-cert",
+            };
+            yaml.word(2, "clientauth", demand);
+        }
         yaml.word(2, "minimumtls", if tls.only_1_3 { "tls1.3" } else { "tls1.2" });
         if !tls.suites.is_empty() {
             yaml.list(2, "ciphersuites", tls.suites.iter().cloned());
+        }
+    }
+}
+
+impl Acme {
+    fn write(&self, yaml: &mut Yaml) {
+        yaml.key(2, "letsencrypt");
+        yaml.list(3, "hosts", self.hosts.iter().map(ToString::to_string));
+        if let Some(email) = &self.email {
+            yaml.text(3, "email", email);
+        }
+        if let Some(folder) = &self.autocert {
+            yaml.path(3, "cachefile", folder);
+        }
+        yaml.text(3, "directoryurl", self.directory.as_str());
+    }
+
+    fn write_ours(&self, yaml: &mut Yaml) {
+        yaml.key(1, "acme");
+        if let Some(cafile) = &self.cafile {
+            yaml.path(2, "cafile", cafile);
+        }
+        yaml.list(2, "challenges", self.challenges.iter().map(|challenge| challenge.label().to_owned()));
+        if let Some(fallback) = &self.fallback {
+            yaml.text(2, "fallback", fallback.as_str());
         }
     }
 }

@@ -144,18 +144,16 @@ const TLS: &[Field] = &[
     used("key", Kind::Text),
     used("minimumtls", Kind::Text),
     used("ciphersuites", Kind::Texts),
-    refused(
-        "clientcas",
-        "this version does not ask clients for certificates, so everybody would be let in",
-        "remove it, and keep the port within your network",
-    ),
-    // Without `clientcas` it has no effect in `registry` either.
-    silent("clientauth"),
-    refused(
-        "letsencrypt",
-        "this version does not get certificates itself",
-        "name files in http.tls.certificate and http.tls.key",
-    ),
+    used("clientcas", Kind::Texts),
+    used("clientauth", Kind::Text),
+    used("letsencrypt", Kind::Keys(LETSENCRYPT)),
+];
+
+const LETSENCRYPT: &[Field] = &[
+    used("cachefile", Kind::Text),
+    used("email", Kind::Text),
+    used("hosts", Kind::Texts),
+    used("directoryurl", Kind::Text),
 ];
 
 const ONLY_DRIVERS: &str = "this version keeps blobs in a folder only";
@@ -266,11 +264,28 @@ const TIDEGATE: &[Field] = &[
             used("stall", Kind::Duration),
         ]),
     ),
-    refused("edge", LATER, REMOVE),
-    refused("tls", LATER, REMOVE),
-    refused("acme", LATER, REMOVE),
+    used("edge", Kind::Keys(OUR_EDGE)),
+    used("tls", Kind::Keys(&[used("dir", Kind::Text), used("keep", Kind::Flag)])),
+    used(
+        "acme",
+        Kind::Keys(&[
+            used("cafile", Kind::Text),
+            used("challenges", Kind::Texts),
+            used("fallback", Kind::Text),
+        ]),
+    ),
     used("admin", Kind::Keys(&[used("socket", Kind::Text)])),
     refused("debug", LATER, REMOVE),
+];
+
+const OUR_EDGE: &[Field] = &[
+    refused("forward", LATER, REMOVE),
+    refused("allow", LATER, REMOVE),
+    refused("proxyprotocol", LATER, REMOVE),
+    refused("perclient", LATER, REMOVE),
+    used("http", Kind::Text),
+    refused("ktls", LATER, REMOVE),
+    used("strictsni", Kind::Flag),
 ];
 
 const OUR_CACHE: &[Field] = &[

@@ -1,6 +1,7 @@
 //! From a checked document to [`Config`](super::Config), section by section. What is wrong goes to the report, and a
 //! default takes its place, so that one run finds everything.
 
+mod acme;
 mod admin;
 mod cache;
 mod fill;
@@ -13,6 +14,7 @@ mod tls;
 
 use std::time::Duration;
 
+pub(super) use acme::acme;
 pub(super) use admin::{Places, admin};
 pub(super) use cache::cache;
 pub(super) use fill::fill;

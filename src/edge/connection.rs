@@ -19,7 +19,7 @@ use super::body::Body;
 use super::drain::Drain;
 use super::limits::{FAREWELL_WAIT, HANDSHAKE_WAIT, HEAD_BYTES_MAX, HEAD_WAIT, PING_INTERVAL, STREAMS_MAX};
 use super::socket::{Poison, Socket, Stream};
-use super::tls::{Acceptor, PLAIN_ANSWER};
+use super::tls::{self, Acceptor, PLAIN_ANSWER, Shaken};
 use crate::observe::metrics::Metrics;
 
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
@@ -81,19 +81,29 @@ impl Connection {
                 refuse_plain(socket(stream)).await;
                 return Err("a plain HTTP request".to_owned());
             }
-            acceptor.tls.accept(socket(stream)).await.map_err(|error| error.to_string())
+            acceptor.accept(socket(stream)).await.map_err(|error| error.to_string())
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_WAIT, handshake) => shaken,
             () = drain.began() => return None,
         };
         let shaken = shaken.unwrap_or_else(|_| Err(format!("not finished within {HANDSHAKE_WAIT:?}")));
-        shaken
-            .inspect_err(|reason| {
+        match shaken {
+            Ok(Shaken::Client(stream)) => {
+                let (version, is_resumed) = tls::labels(&stream);
+                self.metrics.shaken(version, is_resumed);
+                Some(*stream)
+            }
+            Ok(Shaken::Challenge) => {
+                tracing::info!(peer = self.peer, "a CA came to validate a name");
+                None
+            }
+            Err(reason) => {
                 self.metrics.handshake_failed();
                 tracing::debug!(peer = self.peer, reason, "TLS handshake failed");
-            })
-            .ok()
+                None
+            }
+        }
     }
 }
 
@@ -159,6 +169,7 @@ impl Conversation {
                 Role::Mirror(site) => site.answer(request, peer, poison).await,
                 Role::Console(console) => console.answer(&request),
                 Role::Admin(admin) => admin.answer(request, &peer).await,
+                Role::Challenges(front) => front.answer(&request),
             };
             Ok(response.map(|body| body.keeping(busy)))
         }

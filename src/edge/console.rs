@@ -7,11 +7,12 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::body::Body;
+use super::certificates::{Certificates, Listed};
 use super::{failure, lists};
 use crate::engine::Engine;
 use crate::observe::health::Health;
 use crate::observe::lines::Lines;
-use crate::observe::metrics::{Metrics, Snapshot};
+use crate::observe::metrics::{Ending, Metrics, Snapshot};
 use crate::upstream::AccountState;
 
 /// What Prometheus expects of a text exposition.
@@ -28,6 +29,8 @@ pub struct Console {
     pub health: Health,
     /// The logs, for the lines they lost.
     pub lines: Vec<Lines>,
+    /// The certificates, if TLS is spoken.
+    pub certificates: Option<Certificates>,
     /// The path of the metrics, if they are on.
     pub path: Option<String>,
 }
@@ -49,11 +52,32 @@ impl Console {
         if self.engine.upstream().account_state() == AccountState::Refused {
             failing.insert("upstream_account".to_owned(), "the upstream refuses it".to_owned());
         }
+        for listed in self.listing() {
+            if let Some(alarm) = listed.alarm() {
+                failing.insert(format!("certificate {}", listed.origin), alarm);
+            }
+        }
         let mut response = lists::document(&json!(failing));
         if !failing.is_empty() {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response
+    }
+
+    fn listing(&self) -> Vec<Listed> {
+        self.certificates.as_ref().map(Certificates::listing).unwrap_or_default()
+    }
+
+    /// When the certificates end that somebody gets.
+    fn endings(&self) -> Vec<Ending> {
+        let in_use = self.listing().into_iter().filter(|listed| listed.in_use);
+        let ending = |listed: Listed| Ending {
+            name: listed.names.first().cloned().unwrap_or_default(),
+            source: listed.source,
+            key: listed.key,
+            not_after: listed.not_after_seconds,
+        };
+        in_use.map(ending).collect()
     }
 
     fn metrics(&self) -> Response<Body> {
@@ -75,6 +99,7 @@ impl Console {
                 ("other", usage.other),
             ],
             cache_max: standing.limits.map(|limits| limits.bytes_max),
+            certificates: self.endings(),
         };
         let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));

@@ -1,86 +1,173 @@
-//! TLS with a given certificate: who we are, which versions and suites, and what a plain client is told.
+//! TLS: which versions and suites are spoken, who clients must be, and which sessions may go on.
+//!
+//! Certificates come from the [table](super::certificates) at each handshake. What sessions rest on is another matter: a
+//! resumed one is checked against nothing, so all of them end when a name loses its certificate and when the CAs of the
+//! clients change. Then the keys of the tickets are thrown away.
 
-use std::path::Path;
-use std::sync::Arc;
+mod clients;
 
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ServerSessionMemoryCache;
-use rustls::{ServerConfig, SupportedProtocolVersion};
-use tokio_rustls::TlsAcceptor;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use crate::config::Tls;
+use super::certificates::{CHALLENGE_PROTOCOL, Certificates, is_challenge};
+use crate::config::{ClientDemand, Tls};
+use crate::sys::sync::lock;
 
-/// Sessions of TLS 1.2 that may be resumed by identifier; TLS 1.3 uses tickets, which cost us nothing.
+/// Sessions of TLS 1.2 that may be resumed by identifier; others have tickets, which cost us nothing.
 const SESSIONS_MAX: usize = 4096;
+
+/// For `minimumtls: tls1.3`.
+static ONLY_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// What plain HTTP on the TLS port gets, as Go's server gives it.
 pub const PLAIN_ANSWER: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
 /// Ready to shake hands. Cheap to clone.
-#[derive(Clone)]
-pub struct Acceptor {
-    /// The handshake.
-    pub tls: TlsAcceptor,
-    /// When the certificate ends, in seconds since 1970.
-    pub expires: i64,
+#[derive(Debug, Clone)]
+pub struct Acceptor(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    certificates: Certificates,
+    rules: Rules,
+    /// What new handshakes get, without anything to resume; the lock orders those who change it.
+    base: Mutex<ServerConfig>,
+    serving: ArcSwap<Serving>,
+    challenge: Arc<ServerConfig>,
 }
 
-impl std::fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acceptor").field("expires", &self.expires).finish_non_exhaustive()
-    }
+#[derive(Debug)]
+struct Rules {
+    provider: Arc<CryptoProvider>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    http2: bool,
+    demand: Option<ClientDemand>,
+}
+
+/// A configuration with tickets of its own, and the generation of certificates in which they were made.
+#[derive(Debug)]
+struct Serving {
+    config: Arc<ServerConfig>,
+    generation: u64,
+}
+
+/// How a handshake ended.
+#[derive(Debug)]
+pub enum Shaken<IO> {
+    /// A client is here.
+    Client(Box<TlsStream<IO>>),
+    /// It was a CA that validated a name; there is nothing more to say.
+    Challenge,
 }
 
 impl Acceptor {
-    /// Loads certificate and key. The error names the file and what is wrong with it.
-    pub fn load(setup: &Tls, http2: bool) -> Result<Self, String> {
-        let chain = chain(&setup.certificate)?;
-        let expires = expiry(&setup.certificate, chain.first())?;
-        let key = PrivateKeyDer::from_pem_file(&setup.key)
-            .map_err(|error| format!("http.tls.key: {}: {}", setup.key.display(), reason(&error)))?;
-        let wrong = |error: rustls::Error| {
-            let (certificate, key) = (setup.certificate.display(), setup.key.display());
-            format!("http.tls: {certificate} and {key} do not go together: {error}")
+    /// Sets it up. A clients' CA that is configured has to be [trusted](Self::trust) before anybody is let in.
+    pub fn new(tls: &Tls, http2: bool, certificates: Certificates) -> Result<Self, String> {
+        let rules = Rules {
+            provider: Arc::new(provider(&tls.suites)),
+            versions: if tls.only_1_3 { ONLY_1_3 } else { rustls::DEFAULT_VERSIONS },
+            http2,
+            demand: tls.clients.as_ref().map(|clients| clients.demand),
         };
-        let versions: &[&SupportedProtocolVersion] =
-            if setup.only_1_3 { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
-        let builder = ServerConfig::builder_with_provider(Arc::new(provider(&setup.suites)));
+        let verifier = match rules.demand {
+            Some(_) => clients::nobody(&rules.provider),
+            None => Arc::new(NoClientAuth),
+        };
+        let base = rules.config(verifier, &certificates)?;
+        let mut challenge = rules.config(Arc::new(NoClientAuth), &certificates)?;
+        challenge.alpn_protocols = vec![CHALLENGE_PROTOCOL.to_vec()];
+        challenge.session_storage = Arc::new(NoServerSessionStorage {});
+        let serving = ArcSwap::from_pointee(Serving::of(&base, certificates.generation()));
+        let (base, challenge) = (Mutex::new(base), Arc::new(challenge));
+        Ok(Self(Arc::new(Parts { certificates, rules, base, serving, challenge })))
+    }
+
+    /// From now on clients must be known by these CAs, and nobody goes on by an older session.
+    pub fn trust(&self, authorities: &[CertificateDer<'static>]) -> Result<(), String> {
+        let Some(demand) = self.0.rules.demand else { return Ok(()) };
+        let verifier = clients::verifier(demand, authorities, &self.0.rules.provider)?;
+        let mut base = lock(&self.0.base);
+        *base = self.0.rules.config(verifier, &self.0.certificates)?;
+        self.0.serving.store(Arc::new(Serving::of(&base, self.0.certificates.generation())));
+        Ok(())
+    }
+
+    /// Shakes hands.
+    pub async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(&self, socket: IO) -> io::Result<Shaken<IO>> {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+        if is_challenge(&start.client_hello()) {
+            let mut stream = start.into_stream(Arc::clone(&self.0.challenge)).await?;
+            // The CA has seen the certificate; whether it waits for our goodbye is its business.
+            let _ = stream.shutdown().await;
+            return Ok(Shaken::Challenge);
+        }
+        let stream = start.into_stream(self.current()).await?;
+        Ok(Shaken::Client(Box::new(stream)))
+    }
+
+    fn current(&self) -> Arc<ServerConfig> {
+        let generation = self.0.certificates.generation();
+        let serving = self.0.serving.load();
+        if serving.generation == generation {
+            return Arc::clone(&serving.config);
+        }
+        let base = lock(&self.0.base);
+        // Somebody else may have been here before us.
+        if self.0.serving.load().generation != generation {
+            self.0.serving.store(Arc::new(Serving::of(&base, generation)));
+        }
+        Arc::clone(&self.0.serving.load().config)
+    }
+}
+
+impl Rules {
+    fn config(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        certificates: &Certificates,
+    ) -> Result<ServerConfig, String> {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider));
         let builder =
-            builder.with_protocol_versions(versions).map_err(|error| format!("http.tls: {error}"))?;
-        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(wrong)?;
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("http.tls: {error}"))?;
+            builder.with_protocol_versions(self.versions).map_err(|error| format!("http.tls: {error}"))?;
+        let builder = builder.with_client_cert_verifier(verifier);
+        let mut config = builder.with_cert_resolver(Arc::new(certificates.clone()));
         config.alpn_protocols =
-            if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), expires })
+            if self.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+        Ok(config)
     }
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |reason: String| format!("http.tls.certificate: {}: {reason}", path.display());
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(reason(&error)))?;
-    let chain: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(reason(&error)))?;
-    if chain.is_empty() { Err(wrong("there is no PEM certificate in it".to_owned())) } else { Ok(chain) }
-}
-
-/// What the system or the PEM reader says; never a part of the file.
-fn reason(error: &rustls::pki_types::pem::Error) -> String {
-    match error {
-        rustls::pki_types::pem::Error::Io(error) => error.to_string(),
-        rustls::pki_types::pem::Error::NoItemsFound => "there is no PEM block of that kind in it".to_owned(),
-        _ => "it is no valid PEM".to_owned(),
+impl Serving {
+    fn of(base: &ServerConfig, generation: u64) -> Self {
+        let mut config = base.clone();
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+        // Its keys change by themselves every few hours. Without random bytes there are none, and nobody resumes.
+        if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
+            config.ticketer = ticketer;
+        }
+        Self { config: Arc::new(config), generation }
     }
 }
 
-fn expiry(path: &Path, leaf: Option<&CertificateDer<'_>>) -> Result<i64, String> {
-    let parsed = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok());
-    let (_, certificate) =
-        parsed.ok_or_else(|| format!("http.tls.certificate: {}: no X.509 certificate", path.display()))?;
-    Ok(certificate.validity().not_after.timestamp())
+/// Version and kind of a handshake, as labels.
+pub fn labels<IO>(stream: &TlsStream<IO>) -> (&'static str, bool) {
+    let connection = stream.get_ref().1;
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "1.2",
+        _ => "1.3",
+    };
+    (version, connection.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
 /// The one provider, with the suites that were asked for. Those of TLS 1.3 are always offered, as in `registry`.
@@ -98,55 +185,6 @@ fn provider(suites: &[String]) -> CryptoProvider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
-
-    struct Pair {
-        _folder: tempfile::TempDir,
-        setup: Tls,
-    }
-
-    fn pair() -> Pair {
-        let made = rcgen::generate_simple_self_signed(["mirror.test".to_owned()]).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: String| -> PathBuf {
-            let path = folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        };
-        let certificate = write("fullchain.pem", made.cert.pem());
-        let key = write("privkey.pem", made.signing_key.serialize_pem());
-        Pair { _folder: folder, setup: Tls { certificate, key, only_1_3: false, suites: vec![] } }
-    }
-
-    #[track_caller]
-    fn check(change: impl FnOnce(&mut Tls), words: &[&str]) {
-        let mut pair = pair();
-        change(&mut pair.setup);
-        let error = Acceptor::load(&pair.setup, true).unwrap_err();
-        assert!(words.iter().all(|word| error.contains(word)), "{error}");
-        assert!(!error.contains("BEGIN"), "{error}");
-    }
-
-    #[test]
-    fn a_pair_is_loaded_with_its_end() {
-        let loaded = Acceptor::load(&pair().setup, true).unwrap();
-        assert!(loaded.expires > 1_795_000_000);
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_pair_is_named() {
-        check(
-            |setup| setup.certificate = "/nonexistent/a.pem".into(),
-            &["http.tls.certificate", "/nonexistent/a.pem"],
-        );
-        check(|setup| setup.key = "/nonexistent/b.pem".into(), &["http.tls.key", "/nonexistent/b.pem"]);
-        check(
-            |setup| std::mem::swap(&mut setup.certificate, &mut setup.key),
-            &["http.tls.certificate", "no PEM"],
-        );
-        let other = pair();
-        check(|setup| setup.key = other.setup.key.clone(), &["do not go together"]);
-    }
 
     #[test]
     fn suites_are_restricted_by_name() {

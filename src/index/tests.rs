@@ -145,10 +145,14 @@ async fn large(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("v1/data.mdb")).unwrap()
 }
 
+/// A folder in memory, where that can be had: what waits for its syncs hundreds of times does not wait for others' too.
+fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Opens an index with this content, and uses all of it.
 async fn survives(content: &[u8], what: &str) {
-    // In memory where that can be had: hundreds of them wait for their syncs.
-    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let folder = in_memory();
     std::fs::create_dir(folder.path().join("v1")).unwrap();
     std::fs::write(folder.path().join("v1/data.mdb"), content).unwrap();
     let index = Index::open(folder.path());
@@ -294,7 +298,7 @@ proptest! {
     #[test]
     fn the_index_agrees_with_a_map(steps in proptest::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = in_memory();
         let mut model = BTreeMap::new();
         let mut index = Index::open(folder.path());
         for step in steps {

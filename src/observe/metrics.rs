@@ -1,5 +1,7 @@
 //! Counters for Prometheus: the names that `registry` 3 has, and our own under `tidegate_`. `docs/metrics.md` lists them.
 
+mod tls;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub use tls::{Ending, Reloaded};
 
 /// What kind of content an answer was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +66,16 @@ struct PartLabel {
     part: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
 type ByType = Family<TypeLabel, Counter>;
 
 /// Upper bounds of the buckets for the time of a request, in seconds.
@@ -98,6 +112,9 @@ pub struct Metrics {
     evicted: Counter,
     evicted_bytes: Counter,
     over_budget: Counter,
+    acme_attempts: Family<ResultLabel, Counter>,
+    acme_next: Family<NameLabel, Gauge>,
+    tls: tls::Tls,
 }
 
 /// A connection that is open.
@@ -111,7 +128,7 @@ impl Drop for OpenConnection {
 }
 
 /// What is read when the metrics are asked for, not counted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Fills under way.
     pub fills: usize,
@@ -131,6 +148,8 @@ pub struct Snapshot {
     pub cache: [(&'static str, u64); 5],
     /// The most that it may take.
     pub cache_max: Option<u64>,
+    /// The certificates that are served.
+    pub certificates: Vec<Ending>,
 }
 
 impl Default for Metrics {
@@ -164,12 +183,17 @@ impl Default for Metrics {
             evicted: Counter::default(),
             evicted_bytes: Counter::default(),
             over_budget: Counter::default(),
+            acme_attempts: Family::default(),
+            acme_next: Family::default(),
+            tls: tls::Tls::default(),
         };
         metrics.register_proxy();
         metrics.register_http();
         metrics.register_own();
         metrics.register_store();
         metrics.register_cache();
+        metrics.register_acme();
+        metrics.tls.register(metrics.registry.sub_registry_with_prefix("tidegate"));
         metrics
     }
 }
@@ -267,6 +291,25 @@ impl Metrics {
         own.register("over_budget", help, self.over_budget.clone());
     }
 
+    fn register_acme(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("tidegate");
+        let help = "Tries to get a certificate, by what came of them";
+        own.register("acme_attempts", help, self.acme_attempts.clone());
+        let help = "When the next certificate for a name is asked for, in seconds since 1970";
+        own.register("acme_next_attempt_timestamp_seconds", help, self.acme_next.clone());
+    }
+
+    /// A certificate was asked for.
+    pub fn acme_tried(&self, result: &'static str) {
+        self.acme_attempts.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// When the next one will be.
+    pub fn acme_next(&self, name: &str, at: u64) {
+        let gauge = self.acme_next.get_or_create(&NameLabel { name: name.to_owned() });
+        gauge.set(i64::try_from(at).unwrap_or(i64::MAX));
+    }
+
     /// Blobs and manifests went to make room.
     pub fn evicted(&self, blobs: u64, bytes: u64) {
         self.evicted.inc_by(blobs);
@@ -333,6 +376,7 @@ impl Metrics {
         for (part, bytes) in now.cache.into_iter().filter(|(part, _)| !part.is_empty()) {
             self.cache.get_or_create(&PartLabel { part }).set(wide(bytes));
         }
+        self.tls.show(now.certificates);
         self.cache_max.set(now.cache_max.map_or(-1, wide));
         self.limit.set(limit);
         self.remaining.set(remaining);

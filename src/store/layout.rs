@@ -121,6 +121,10 @@ impl Layout {
         self.ours().join("index")
     }
 
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.ours().join("tls")
+    }
+
     pub(super) fn partials(&self) -> PathBuf {
         self.ours().join("partial")
     }

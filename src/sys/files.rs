@@ -63,6 +63,57 @@ pub fn read_small(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> 
     Ok(Some(content).filter(|content| content.len() <= bytes_max))
 }
 
+/// A small file as it was at one moment.
+#[derive(Debug)]
+pub enum Steady {
+    /// All of it, and its permission bits.
+    Whole(Vec<u8>, u32),
+    /// It has more bytes than that.
+    TooLarge,
+    /// It changed while it was read.
+    Changing,
+}
+
+/// Reads a small regular file whole, following links, unless somebody writes into it meanwhile.
+pub fn read_steady(path: &Path, bytes_max: usize) -> io::Result<Steady> {
+    // O_NONBLOCK: as in `open_regular`.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(fs::open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let before = state(&file)?;
+    if before.identity.size > bytes_max as u64 {
+        return Ok(Steady::TooLarge);
+    }
+    let content = read_at(&file, 0, bytes_max.saturating_add(1))?;
+    let is_same = state(&file)? == before && content.len() as u64 == before.identity.size;
+    Ok(if is_same { Steady::Whole(content.to_vec(), metadata.mode()) } else { Steady::Changing })
+}
+
+/// Writes a file that is there whole or not at all, for its owner and as the mode says, and that survives a power cut.
+///
+/// Until then it has a name that begins with a dot.
+pub fn write_whole(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.{}", super::entropy::hex()));
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&aside)?;
+        file.write_all(content)?;
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+        }
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        std::fs::rename(&aside, path)?;
+        path.parent().map_or(Ok(()), sync_folder)
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&aside)))
+}
+
 /// The identity of an open file.
 pub fn identity(file: &File) -> io::Result<Identity> {
     Ok(identity_of(&file.metadata()?))

@@ -12,7 +12,9 @@
 mod blackbox;
 mod support;
 
+mod acme;
 mod budget;
+mod certificates;
 mod clients;
 mod conformance;
 mod crash;

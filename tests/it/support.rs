@@ -1,11 +1,14 @@
 //! What the scenarios are told with: a scripted Hub, a running mirror, images, clients.
 
+pub mod authority;
 pub mod command;
+pub mod counter;
 pub mod hub;
 pub mod image;
 pub mod loopback;
 pub mod mirror;
 pub mod network;
+pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod pull;
@@ -13,6 +16,7 @@ pub mod script;
 pub mod strace;
 pub mod tls;
 pub mod trace;
+pub mod writer;
 
 use std::time::Duration;
 

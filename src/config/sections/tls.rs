@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::Tls;
+use super::choice;
 use crate::config::reader::{Found, Reader};
+use crate::config::{ClientDemand, Tls, TlsClients, TlsFiles};
 
 /// Suites that are offered if they are named, or if none is.
 const OFFERED: [&str; 9] = [
@@ -35,24 +36,57 @@ const MISSING: [&str; 10] = [
 pub(super) fn tls(reader: &mut Reader<'_>) -> Option<Tls> {
     let only_1_3 = only_1_3(reader);
     let suites = suites(reader, only_1_3);
+    let clients = clients(reader);
+    let files = files(reader);
+    let folder = reader.text("tidegate.tls.dir").map(|found| PathBuf::from(found.text));
+    let keep = reader.flag("tidegate.tls.keep").unwrap_or(true);
+    let strict_sni = reader.flag("tidegate.edge.strictsni").unwrap_or(false);
+    let from_ca = !reader.texts("http.tls.letsencrypt.hosts").is_empty();
+    if files.is_none() && folder.is_none() && !from_ca {
+        refuse_clients_without_tls(reader);
+        return None;
+    }
+    Some(Tls { files, folder, keep, strict_sni, clients, only_1_3, suites })
+}
+
+fn files(reader: &mut Reader<'_>) -> Option<TlsFiles> {
     let certificate = reader.text("http.tls.certificate");
     let key = reader.text("http.tls.key");
     refuse_two_sources(reader, certificate.as_ref());
     match (certificate, key) {
-        (Some(certificate), Some(key)) => Some(Tls {
-            certificate: PathBuf::from(certificate.text),
-            key: PathBuf::from(key.text),
-            only_1_3,
-            suites,
-        }),
+        (Some(certificate), Some(key)) => {
+            Some(TlsFiles { certificate: PathBuf::from(certificate.text), key: PathBuf::from(key.text) })
+        }
         (Some(alone), None) => lonely(reader, &alone, "http.tls.key"),
         (None, Some(alone)) => lonely(reader, &alone, "http.tls.certificate"),
         (None, None) => None,
     }
 }
 
+/// Without `clientcas`, `clientauth` has no effect, as in `registry`; its text must be one all the same.
+fn clients(reader: &mut Reader<'_>) -> Option<TlsClients> {
+    let demands = [
+        ("request-client-cert", ClientDemand::Request),
+        ("require-any-client-cert", ClientDemand::RequireAny),
+        ("verify-client-cert-if-given", ClientDemand::VerifyIfGiven),
+        ("require-and-verify-client-cert", ClientDemand::RequireAndVerify),
+    ];
+    let demand = choice(reader, "http.tls.clientauth", &demands).unwrap_or(ClientDemand::RequireAndVerify);
+    let found = reader.texts("http.tls.clientcas");
+    let authorities: Vec<_> = found.into_iter().map(|found| PathBuf::from(found.text)).collect();
+    if authorities.is_empty() { None } else { Some(TlsClients { authorities, demand }) }
+}
+
+/// Over plain HTTP nobody can show a certificate, so everybody would be let in.
+fn refuse_clients_without_tls(reader: &mut Reader<'_>) {
+    if let Some(first) = reader.texts("http.tls.clientcas").first() {
+        let fix = "set http.tls.certificate and http.tls.key, or tidegate.tls.dir";
+        reader.report.refuse(first.problem("without TLS everybody would be let in", fix));
+    }
+}
+
 /// Going on without TLS would send in the clear what should not be.
-fn lonely(reader: &mut Reader<'_>, alone: &Found, other: &str) -> Option<Tls> {
+fn lonely(reader: &mut Reader<'_>, alone: &Found, other: &str) -> Option<TlsFiles> {
     let problem = alone.problem(format!("{other} is not set"), format!("set {other}, or remove both"));
     reader.report.refuse(problem);
     None

@@ -201,7 +201,7 @@ http:
   prefix: /mirror/
   draintimeout: 1500ms
   headers: {X-A: [a, b], X-B: 'max-age=1, \"q\"'}
-  tls: {certificate: /c.pem, key: /k.pem, minimumtls: tls1.3}
+  tls: {certificate: /c.pem, key: /k.pem, minimumtls: tls1.3, clientcas: [/ca.pem], clientauth: request-client-cert}
   debug: {addr: 'localhost:5001', prometheus: {enabled: yes}}
   http2: {disabled: true}
 storage: inmemory
@@ -214,6 +214,8 @@ tidegate:
   proxy: {allow: 'a/*, b/**', deny: [c], realms: auth.quay.io, anonymousfallback: no}
   tags: {fresh: 1m, stalefor: 168h, gone: refuse, negative: 0}
   log: {access: json}
+  tls: {dir: /certs, keep: no}
+  edge: {strictsni: yes}
 ";
     let config = from_yaml(text).unwrap();
     let effective = config.effective();

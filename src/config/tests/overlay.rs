@@ -135,7 +135,7 @@ fn other_texts_are_yaml_where_they_can_be() {
     ];
     let config = from_variables(&variables).unwrap();
     assert_eq!(config.http.listen, Listen::Tcp("[::1]:443".parse().unwrap()));
-    let tls = config.http.tls.unwrap();
+    let tls = config.http.tls.unwrap().files.unwrap();
     assert_eq!((tls.certificate.to_str(), tls.key.to_str()), (Some("/a b.pem"), Some("@key")));
     assert_eq!(config.log.fields, pairs(&[("service", "a: b")]));
     assert!(!config.http.http2 && config.http.drain.is_zero());

@@ -19,6 +19,7 @@ fn what_would_let_anybody_in_is_refused() {
     check("auth: {silly: }", "auth.silly", "no protection");
     check("auth: {ldap: {}}", "auth.ldap", "no such way");
     check("http: {tls: {clientcas: [/ca.pem]}}", "http.tls.clientcas", "everybody");
+    check("http: {tls: {clientauth: maybe}}", "http.tls.clientauth", "no such value");
     assert!(from_yaml("auth: none").unwrap().warnings.is_empty());
     assert!(from_yaml("auth:").unwrap().warnings.is_empty());
 }
@@ -41,21 +42,7 @@ fn other_drivers_are_refused() {
 #[test]
 fn what_this_version_does_not_have_is_refused() {
     check("proxy: {exec: {command: x}}", "proxy.exec", "no credential helper");
-    check(
-        "http: {tls: {letsencrypt: {email: a, cachefile: b}}}",
-        "http.tls.letsencrypt",
-        "certificates itself",
-    );
-    for key in [
-        "edge.allow",
-        "edge.forward",
-        "edge.proxyprotocol",
-        "edge.strictsni",
-        "edge.perclient",
-        "tls.dir",
-        "acme.cafile",
-        "debug.allow",
-    ] {
+    for key in ["edge.allow", "edge.forward", "edge.proxyprotocol", "edge.perclient", "debug.allow"] {
         let (group, name) = key.split_once('.').unwrap();
         check(
             &format!("tidegate: {{{group}: {{{name}: x}}}}"),
@@ -66,6 +53,26 @@ fn what_this_version_does_not_have_is_refused() {
         assert!(from_variables(&[(&variable, "x")]).is_err(), "{variable}");
     }
     assert!(from_yaml("http: {tls: {letsencrypt: {email: '', hosts: []}}}").is_ok());
+}
+
+#[test]
+fn certificates_from_a_ca_want_names_that_it_can_prove() {
+    let hosts = |hosts: &str| format!("http: {{tls: {{letsencrypt: {{hosts: [{hosts}]}}}}}}");
+    check(&hosts("'*.example.org'"), "http.tls.letsencrypt.hosts", "write to its DNS");
+    check(&hosts("192.0.2.1"), "http.tls.letsencrypt.hosts", "an address");
+    check(&hosts("localhost"), "http.tls.letsencrypt.hosts", "without a dot");
+    let many: Vec<String> = (0..101).map(|n| format!("m{n}.example.org")).collect();
+    check(&hosts(&many.join(", ")), "http.tls.letsencrypt.hosts", "more than 100");
+    for alone in ["email: a@b.example", "cachefile: /c", "directoryurl: 'https://ca.example/d'"] {
+        let key = format!("http.tls.letsencrypt.{}", alone.split(':').next().unwrap());
+        check(&format!("http: {{tls: {{letsencrypt: {{{alone}}}}}}}"), &key, "names no host");
+    }
+    check("tidegate: {acme: {cafile: /c}}", "tidegate.acme.cafile", "names no host");
+    let with = |rest: &str| format!("http: {{tls: {{letsencrypt: {{hosts: [a.example], {rest}}}}}}}");
+    check(&with("directoryurl: 'http://ca.example/d'"), "http.tls.letsencrypt.directoryurl", "without TLS");
+    check(&with("email: nobody"), "http.tls.letsencrypt.email", "no mail address");
+    check("tidegate: {acme: {challenges: [dns-01]}}", "tidegate.acme.challenges", "no such challenge");
+    check("tidegate: {edge: {http: nowhere}}", "tidegate.edge.http", "no address");
 }
 
 #[test]

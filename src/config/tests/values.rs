@@ -181,3 +181,44 @@ fn how_much_is_kept_and_for_how_long() {
     let cache = from_variables(&variables).unwrap().cache;
     assert_eq!((cache.max_size, cache.idle), (Share::Percent(70), Some(Duration::from_secs(3600))));
 }
+
+#[test]
+fn certificates_from_a_ca_are_read_as_registry_reads_them() {
+    assert_eq!(from_variables(&[]).unwrap().acme, None);
+    let config =
+        from_variables(&[("REGISTRY_HTTP_TLS_LETSENCRYPT_HOSTS", "[a.example, B.example, a.example]")]);
+    let acme = config.unwrap().acme.unwrap();
+    assert_eq!(acme.hosts, ["a.example", "b.example"].map(|name| name.parse().unwrap()));
+    assert_eq!(acme.directory.host_str(), Some("acme-v02.api.letsencrypt.org"));
+    assert_eq!(acme.challenges, [Challenge::TlsAlpn01, Challenge::Http01]);
+    assert_eq!(acme.http, Some(Listen::Anywhere(80)));
+    let all = from_variables(&[
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_HOSTS", "a.example"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL", "admin@a.example"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_CACHEFILE", "/le"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_DIRECTORYURL", "https://ca.example/dir"),
+        ("TIDEGATE_ACME_CAFILE", "/ca.pem"),
+        ("TIDEGATE_ACME_CHALLENGES", "http-01"),
+        ("TIDEGATE_ACME_FALLBACK", "https://other.example/dir"),
+        ("TIDEGATE_EDGE_HTTP", "off"),
+    ]);
+    let all = all.unwrap();
+    let acme = all.acme.clone().unwrap();
+    assert_eq!((acme.email.as_deref(), acme.http.clone()), (Some("admin@a.example"), None));
+    assert_eq!(acme.challenges, [Challenge::Http01]);
+    assert_eq!(from_both(&all.effective(), &[]).unwrap().acme, Some(acme));
+}
+
+#[test]
+fn certificates_come_from_files_from_a_folder_or_from_both() {
+    let config = from_yaml("tidegate: {tls: {dir: certs}}").unwrap();
+    let tls = config.http.tls.unwrap();
+    assert_eq!((tls.files, tls.folder.unwrap().to_str(), tls.keep), (None, Some("certs"), true));
+    let clients =
+        "http: {tls: {certificate: /c, key: /k, clientcas: /a.pem, clientauth: VERIFY-client-cert-if-given}}";
+    let clients = from_yaml(clients).unwrap().http.tls.unwrap().clients.unwrap();
+    assert_eq!(clients.demand, ClientDemand::VerifyIfGiven);
+    let default = from_yaml("http: {tls: {certificate: /c, key: /k, clientcas: [/a.pem, /b.pem]}}");
+    let default = default.unwrap().http.tls.unwrap().clients.unwrap();
+    assert_eq!((default.authorities.len(), default.demand), (2, ClientDemand::RequireAndVerify));
+}

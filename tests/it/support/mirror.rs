@@ -97,6 +97,13 @@ impl Setup {
         self.root.path().join("config.yml")
     }
 
+    /// Gives all that it has to another user.
+    pub fn give_to(&self, user: u32) {
+        for path in [self.root.path().to_owned(), self.config()] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+        }
+    }
+
     /// The command, with its environment and nothing else's.
     pub fn command(&self) -> Command {
         let mut words: Vec<_> = self.wrapper.clone();

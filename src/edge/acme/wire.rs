@@ -1,0 +1,103 @@
+//! TLS towards a CA, through which at most so many bytes come: rustls-acme reads every answer to its end, however long it is.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::cipher::{
+    AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
+    Tls13AeadAlgorithm, UnsupportedOperationError,
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls13CipherSuite};
+
+/// Bytes of one connection, and so of one answer: a chain of ten certificates has a thirtieth of it.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The provider, whose connections end after that many bytes. Only TLS 1.3: every CA has it.
+static BOUNDED: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = provider.cipher_suites.into_iter().filter_map(bounded).collect();
+    Arc::new(provider)
+});
+
+/// The same suite with a decrypter that counts. Made once for each suite, for the life of the process.
+fn bounded(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
+    let suite = suite.tls13()?;
+    let aead_alg: &'static Bounded = Box::leak(Box::new(Bounded(suite.aead_alg)));
+    let common = rustls::crypto::CipherSuiteCommon {
+        suite: suite.common.suite,
+        hash_provider: suite.common.hash_provider,
+        confidentiality_limit: suite.common.confidentiality_limit,
+    };
+    let counting = Tls13CipherSuite { common, hkdf_provider: suite.hkdf_provider, aead_alg, quic: None };
+    Some(SupportedCipherSuite::Tls13(Box::leak(Box::new(counting))))
+}
+
+struct Bounded(&'static dyn Tls13AeadAlgorithm);
+
+impl Tls13AeadAlgorithm for Bounded {
+    fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
+        self.0.encrypter(key, iv)
+    }
+
+    fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
+        Box::new(Counting { inner: self.0.decrypter(key, iv), left: ANSWER_BYTES_MAX })
+    }
+
+    fn key_len(&self) -> usize {
+        self.0.key_len()
+    }
+
+    fn extract_keys(
+        &self,
+        key: AeadKey,
+        iv: Iv,
+    ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
+        self.0.extract_keys(key, iv)
+    }
+}
+
+struct Counting {
+    inner: Box<dyn MessageDecrypter>,
+    left: usize,
+}
+
+impl MessageDecrypter for Counting {
+    fn decrypt<'a>(
+        &mut self,
+        message: InboundOpaqueMessage<'a>,
+        sequence: u64,
+    ) -> Result<InboundPlainMessage<'a>, Error> {
+        let plain = self.inner.decrypt(message, sequence)?;
+        match self.left.checked_sub(plain.payload.len()) {
+            Some(left) => self.left = left,
+            None => return Err(Error::General(format!("the answer has more than {ANSWER_BYTES_MAX} bytes"))),
+        }
+        Ok(plain)
+    }
+}
+
+/// The CAs of a PEM file. The error names the file.
+pub fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |reason: String| format!("tidegate.acme.cafile: {}: {reason}", path.display());
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    let found: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))?;
+    if found.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(found) }
+}
+
+/// How a CA is spoken to: it must prove who it is to the system's CAs or to these.
+pub fn client(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::clone(&BOUNDED);
+    let verifier =
+        rustls_platform_verifier::Verifier::new_with_extra_roots(authorities, Arc::clone(&provider));
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier.map_err(|error| {
+        format!("no CA is trusted here ({error}): install the package ca-certificates, or set SSL_CERT_FILE")
+    })?);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?;
+    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
