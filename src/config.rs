@@ -93,10 +93,27 @@ impl Config {
     fn load_with_defaults(inputs: &Inputs, default_paths: &[&str]) -> Result<Self, Errors> {
         let mut report = Report::default();
         let file = file::choose(inputs.file.as_deref(), &inputs.variables, default_paths);
-        let (file, mut root) = file::read_chosen(file, default_paths, &mut report);
-        environment::apply(&mut root, &inputs.variables, &mut report);
+        let (file, root) = file::read_chosen(file, default_paths, &mut report);
+        Self::assemble(file, root, &inputs.variables, report)
+    }
+
+    /// Takes a text for what a file held.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_text(text: &str, variables: &[(String, String)]) -> Result<Self, Errors> {
+        let mut report = Report::default();
+        let root = file::parse(text, "config.yml", &mut report);
+        Self::assemble(None, root, variables, report)
+    }
+
+    fn assemble(
+        file: Option<PathBuf>,
+        mut root: document::Node,
+        variables: &[(String, String)],
+        mut report: Report,
+    ) -> Result<Self, Errors> {
+        environment::apply(&mut root, variables, &mut report);
         compat::check(&mut root, &mut report);
-        let places = sections::Places::of(&inputs.variables);
+        let places = sections::Places::of(variables);
         let config = Self::read(file, &mut Reader::new(&root, &mut report), &places);
         let warnings = report.finish()?;
         Ok(Self { warnings, ..config })

@@ -27,6 +27,7 @@ pub mod repository;
 pub mod rescue;
 pub mod scrub;
 pub mod tend;
+pub mod turns;
 
 mod adopt;
 mod blob;
@@ -164,7 +165,7 @@ pub struct Engine {
     linked: links::Linked,
     tag_links: Mutex<()>,
     linkings: Arc<Semaphore>,
-    fills: Arc<Semaphore>,
+    fills: Arc<turns::Turns>,
     publications: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
     small_verifications: Arc<Semaphore>,
@@ -226,7 +227,7 @@ impl Engine {
             linked: links::Linked::default(),
             tag_links: Mutex::default(),
             linkings: Arc::new(Semaphore::new(links::LINKINGS_MAX)),
-            fills: Arc::new(Semaphore::new(parts.transfers_max)),
+            fills: turns::Turns::new(parts.transfers_max),
             publications: Arc::new(Semaphore::new(PUBLICATIONS_MAX)),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             small_verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
@@ -263,6 +264,11 @@ impl Engine {
     /// How many blobs are being filled.
     pub fn fills_running(&self) -> usize {
         self.flights.count()
+    }
+
+    /// How many transfers wait for their turn.
+    pub fn fills_waiting(&self) -> usize {
+        self.fills.waiting()
     }
 
     /// Waits until what was fetched is published and its rows are durable; at the stop, so that nothing is fetched again.

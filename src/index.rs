@@ -14,9 +14,9 @@ pub mod heat;
 pub mod scan;
 
 mod environment;
-mod inspect;
+pub(crate) mod inspect;
 mod overlay;
-mod rows;
+pub(crate) mod rows;
 mod schema;
 mod writer;
 

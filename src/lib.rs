@@ -19,4 +19,6 @@ pub mod observe;
 pub mod registry;
 pub mod store;
 pub mod sys;
+#[cfg(any(test, fuzzing))]
+pub mod untrusted;
 pub mod upstream;

@@ -16,10 +16,10 @@
 mod durability;
 mod layout;
 mod links;
-mod partial;
+pub(crate) mod partial;
 mod quarantine;
 mod remove;
-mod schedule;
+pub(crate) mod schedule;
 mod tree;
 mod unfinished;
 

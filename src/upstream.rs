@@ -7,18 +7,18 @@
 //! One question is retried while there is hope and time, but for less time than a client waits. What it then failed of
 //! is a [`FetchError`], whose [`Class`] decides what the client is told.
 
-mod blob;
+pub(crate) mod blob;
 mod budget;
-mod challenge;
+pub(crate) mod challenge;
 mod client;
 mod error;
-mod list;
+pub(crate) mod list;
 mod manifest;
-mod policy;
+pub(crate) mod policy;
 mod realm;
 mod resolver;
 mod suspects;
-mod token;
+pub(crate) mod token;
 mod transport;
 
 use std::fmt;

@@ -83,21 +83,26 @@ fn is_of_debians_package(root: &Node) -> bool {
 fn read(path: &Path, report: &mut Report) -> Node {
     let place = path.display().to_string();
     let origin = Origin::whole(&place);
-    let node = match bounded(path, FILE_BYTES_MAX) {
-        Ok(text) => document::parse(&text, &place),
+    match bounded(path, FILE_BYTES_MAX) {
+        Ok(text) => parse(&text, &place, report),
         Err(reason) => {
             let fix = "name a readable file of YAML, or name none to run with the defaults";
-            Err(Problem::new("", reason, fix).at(&origin))
+            report.refuse(Problem::new("", reason, fix).at(&origin));
+            Node::null(origin)
         }
-    };
-    match node {
+    }
+}
+
+/// Reads what a file holds.
+pub(super) fn parse(text: &str, place: &str, report: &mut Report) -> Node {
+    match document::parse(text, place) {
         Ok(node) => {
             check_version(&node, report);
             node
         }
         Err(problem) => {
             report.refuse(problem);
-            Node::null(origin)
+            Node::null(Origin::whole(place))
         }
     }
 }

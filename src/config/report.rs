@@ -13,6 +13,7 @@ pub(super) struct Origin {
 impl Origin {
     /// A variable, or a file as a whole.
     pub(super) fn whole(place: &str) -> Self {
+        let place: String = place.chars().map(clean).collect();
         Self { place: place.into(), position: None }
     }
 
@@ -184,8 +185,11 @@ pub(super) fn without_login(text: &str) -> String {
 
 /// A key for the eyes: cut, and without control characters.
 pub(super) fn name_shown(key: &str) -> String {
-    let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     key.chars().take(CHARACTERS_MAX).map(clean).collect()
+}
+
+fn clean(c: char) -> char {
+    if c.is_control() { '\u{fffd}' } else { c }
 }
 
 #[cfg(test)]

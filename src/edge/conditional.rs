@@ -23,11 +23,12 @@ pub fn not_modified(headers: &HeaderMap, digest: &Digest) -> bool {
 
 /// The part that a GET asks for. A range for another version (`If-Range`) is ignored.
 pub fn part(headers: &HeaderMap, digest: &Digest) -> Asked {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let Some(value) = text(header::RANGE) else { return Asked::Whole };
-    match text(header::IF_RANGE) {
-        Some(tag) if tag.trim() != etag(digest) => Asked::Whole,
-        _ => Asked::parse(value),
+    let value = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    // One that is no text is for another version too.
+    let other = |tag: &http::HeaderValue| tag.as_bytes().trim_ascii() != etag(digest).as_bytes();
+    match value {
+        Some(value) if !headers.get(header::IF_RANGE).is_some_and(other) => Asked::parse(value),
+        _ => Asked::Whole,
     }
 }
 
@@ -79,6 +80,7 @@ mod tests {
         check(None, expected);
         check(Some(etag(&digest)), expected);
         check(Some("\"other\"".into()), Asked::Whole);
+        check(Some("\u{fffd}".into()), Asked::Whole);
         check(Some("Wed, 21 Oct 2015 07:28:00 GMT".into()), Asked::Whole);
     }
 }

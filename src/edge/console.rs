@@ -100,6 +100,7 @@ fn state(engine: &Engine) -> Snapshot {
     let usage = standing.usage;
     Snapshot {
         fills: engine.fills_running(),
+        waiting: engine.fills_waiting(),
         allowance: engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
         account_refused: engine.upstream().account_state() == AccountState::Refused,
         unconfirmed: engine.unconfirmed_for(),

@@ -41,7 +41,7 @@ pub fn document(value: &serde_json::Value) -> Response<Body> {
     response
 }
 
-fn link(response: &mut Response<Body>, next: Option<&Next>, path: &str, namespace: Option<&str>) {
+pub(crate) fn link(response: &mut Response<Body>, next: Option<&Next>, path: &str, namespace: Option<&str>) {
     let Some(next) = next else { return };
     let mut query = Serializer::new(String::new());
     query.append_pair("last", &next.last).append_pair("n", &next.n.to_string());

@@ -13,7 +13,7 @@ use super::gate::Gate;
 use super::socket::Poison;
 use super::visit::{NOTHING, Records, Subject, Visit};
 use super::{failure, lists};
-use crate::engine::{Engine, Want};
+use crate::engine::{Engine, Want, turns};
 use crate::observe::health::Health;
 use crate::observe::metrics::Kind;
 use crate::registry::media_type::Accept;
@@ -62,7 +62,8 @@ impl Site {
         poison: Poison,
     ) -> Response<Body> {
         let has_body = !request.body().is_end_stream();
-        let (head, _) = request.into_parts();
+        let (mut head, _) = request.into_parts();
+        head.extensions.insert(turns::Client::at(client.ip));
         let mut visit = Visit::new(&self.0.records, &head, client.name.clone());
         let (subject, answer) = self.decide(&head, has_body, &client, poison).await;
         let Answer { mut response, outcome } = answer;
@@ -161,7 +162,7 @@ impl Site {
         let engine = &self.0.engine;
         let want = if head.method == Method::HEAD { Want::Head } else { Want::Body };
         let repository = match engine.resolve(source, name) {
-            Ok(repository) => repository,
+            Ok(repository) => repository.asked_by(client(head)),
             Err(denied) => return failure::denial(&denied),
         };
         let answered = match resource {
@@ -192,6 +193,10 @@ impl Site {
         };
         answered.unwrap_or_else(|denied| failure::denial(&denied))
     }
+}
+
+fn client(head: &http::request::Parts) -> turns::Client {
+    head.extensions.get().copied().unwrap_or_default()
 }
 
 fn subject(resource: &Resource) -> Subject {

@@ -194,6 +194,7 @@ impl Engine {
         let (passenger, outcome) = match boarding {
             Boarding::Joined(passenger) if passenger.flight.is_verified() => (passenger, Outcome::Hit),
             Boarding::Joined(passenger) => {
+                self.fills.join(digest, repository.client);
                 tracing::debug!(%digest, repository = %repository.name, "joined a flight");
                 (passenger, Outcome::Collapsed)
             }
@@ -289,7 +290,7 @@ impl Engine {
         digest: &Digest,
     ) -> Result<BlobAnswer, Denial> {
         // In its turn, like every other transfer.
-        let turn = Arc::clone(&self.fills).acquire_owned().await.map_err(|_| fault::crowded())?;
+        let turn = self.fills.take(digest, &[repository.client]).await;
         let expected = self.index.member(&repository.key, digest).and_then(|row| row.size);
         let opened = self.upstream.blob(&repository.name, digest, Part::WHOLE).await;
         let sized = opened.and_then(|transfer| length_of(&transfer, expected).map(|size| (transfer, size)));

@@ -159,10 +159,8 @@ impl Fill {
             }
             return Box::pin(self.ask(&repository, Some(Part::WHOLE))).await;
         };
-        let turn = Arc::clone(&self.engine.fills).acquire_owned().await;
+        let turn = self.engine.fills.take(digest, &self.flight.clients()).await;
         let transfer = upstream.blob(&repository.name, digest, part).await?;
-        // The semaphore is never closed.
-        let turn = turn.map_err(|_| FetchError::Cut { host: transfer.host().to_owned() })?;
         let total = transfer.total().or(self.expected);
         Ok(Opening { repository, total, begun: Some((part, Carrier { transfer, turn })) })
     }

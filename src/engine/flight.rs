@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::budget::readers::Reader;
 use super::repository::Repository;
 use super::rescue::Witness;
+use super::turns::{CLIENTS_MAX, Client};
 use crate::index::RepoKey;
 use crate::registry::{ByteRange, Digest};
 use crate::store::Extents;
@@ -52,6 +53,8 @@ struct Seats {
     wants: BTreeMap<u64, ByteRange>,
     /// How many there ever were.
     taken: u64,
+    /// The first clients among them.
+    clients: Vec<Client>,
     empty_since: Instant,
 }
 
@@ -142,7 +145,8 @@ impl Flight {
             reader: None,
         };
         let claimants = Claimants { waiting: vec![first], ..Claimants::default() };
-        let seats = Seats { wants: BTreeMap::new(), taken: 0, empty_since: clock::monotonic() };
+        let seats =
+            Seats { wants: BTreeMap::new(), taken: 0, clients: Vec::new(), empty_since: clock::monotonic() };
         Self {
             digest,
             progress: watch::Sender::new(opening),
@@ -155,8 +159,11 @@ impl Flight {
     }
 
     /// Takes a seat. Under the lock of the table, so that a flight that ends for want of readers is not joined.
-    fn seat(self: &Arc<Self>, want: ByteRange) -> Passenger {
+    fn seat(self: &Arc<Self>, want: ByteRange, client: Client) -> Passenger {
         let mut seats = lock(&self.seats);
+        if seats.clients.len() < CLIENTS_MAX && !seats.clients.contains(&client) {
+            seats.clients.push(client);
+        }
         seats.taken += 1;
         let seat = seats.taken;
         seats.wants.insert(seat, want);
@@ -166,6 +173,11 @@ impl Flight {
     /// What the readers want next, in the order in which they came.
     pub fn wants(&self) -> Vec<ByteRange> {
         lock(&self.seats).wants.values().copied().collect()
+    }
+
+    /// Who read it first, for whose turn its transfers wait.
+    pub fn clients(&self) -> Vec<Client> {
+        lock(&self.seats).clients.clone()
     }
 
     /// How many readers there ever were.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::deliver::Cut;
+use super::turns::Turn;
 use crate::observe::metrics::Metrics;
 use crate::registry::{Digest, digest::Hasher};
 use crate::upstream::{FetchError, Transfer};
@@ -19,17 +19,12 @@ pub struct Passing {
     hasher: Option<Hasher>,
     held: Option<Bytes>,
     metrics: Arc<Metrics>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl Passing {
     /// Passes on a transfer from its very beginning. `turn` is held until it ends.
-    pub fn new(
-        transfer: Transfer,
-        digest: Digest,
-        metrics: Arc<Metrics>,
-        turn: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn new(transfer: Transfer, digest: Digest, metrics: Arc<Metrics>, turn: Turn) -> Self {
         let hasher = Some(Hasher::new(digest.algorithm()));
         Self { transfer, digest, hasher, held: None, metrics, _turn: turn }
     }

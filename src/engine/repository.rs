@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::turns::Client;
 use crate::index::RepoKey;
 use crate::registry::route::Source;
 use crate::registry::{Pattern, RepositoryName};
@@ -19,6 +20,15 @@ pub struct Repository {
     pub key: RepoKey,
     /// Its name at the upstream, with `library/` where Docker Hub wants it.
     pub name: RepositoryName,
+    /// Who asks for something of it.
+    pub client: Client,
+}
+
+impl Repository {
+    /// The same, asked for by a client.
+    pub fn asked_by(self, client: Client) -> Self {
+        Self { client, ..self }
+    }
 }
 
 /// The naming rules of one upstream.
@@ -108,7 +118,7 @@ impl Naming {
 
     /// A repository of the tree, which has its name on the wire.
     pub fn known(&self, name: RepositoryName) -> Repository {
-        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name }
+        Repository { key: RepoKey::new(&self.upstream, &self.scope, &name), name, client: Client::default() }
     }
 
     /// Whether the patterns let a repository be asked for.

@@ -255,7 +255,10 @@ impl Rescue {
             return None;
         }
         match self.engine.flights.board(self.digest, &self.repository, true, range) {
-            Boarding::Joined(passenger) => Some(passenger),
+            Boarding::Joined(passenger) => {
+                self.engine.fills.join(&self.digest, self.repository.client);
+                Some(passenger)
+            }
             Boarding::Started(passenger) => {
                 let flight = Arc::clone(&passenger.flight);
                 self.engine.start_fill(flight, self.repository.clone(), true, Some(self.size));

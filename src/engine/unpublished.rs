@@ -139,7 +139,11 @@ mod tests {
 
     fn repository(name: &str) -> Repository {
         let name: crate::registry::RepositoryName = name.parse().unwrap();
-        Repository { key: crate::index::RepoKey::new("docker.io", "", &name), name }
+        Repository {
+            key: crate::index::RepoKey::new("docker.io", "", &name),
+            name,
+            client: crate::engine::turns::Client::default(),
+        }
     }
 
     #[test]

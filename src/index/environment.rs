@@ -148,8 +148,7 @@ fn look_at(path: &Path) -> Result<bool, Damage> {
     let first = Meta::read(&file, 0)?.ok_or(Damage::Short)?;
     let second = Meta::read(&file, first.page_bytes())?.ok_or(Damage::Short)?;
     let newest = if second.transaction > first.transaction { &second } else { &first };
-    let claimed = newest.last_page.checked_add(1).and_then(|pages| pages.checked_mul(first.page_bytes()));
-    let claimed = claimed.filter(|claimed| *claimed <= map::MAP_BYTES as u64).ok_or(Damage::Short)?;
+    let claimed = newest.claimed_bytes().ok_or(Damage::Short)?;
     if first.page_bytes() != second.page_bytes() {
         return Err(Damage::Short);
     }

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::sys::files;
+use crate::sys::{files, map};
 
 const PAGE_HEADER_BYTES: usize = 16;
 const NODE_HEADER_BYTES: usize = 8;
@@ -32,7 +32,7 @@ const VALUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Where the map is not what LMDB expects.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
     #[error("it can't be read: {0}")]
     Io(#[from] io::Error),
     #[error("page {0} is damaged: {1}")]
@@ -41,7 +41,7 @@ pub(super) enum Flaw {
 
 /// A table as a meta page describes it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// The page size in the table of free pages, else 0.
     pub(super) pad: u32,
     pub(super) flags: u16,
@@ -55,7 +55,7 @@ pub(super) struct Table {
 
 /// What a meta page says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Meta {
+pub(crate) struct Meta {
     pub(super) version: u32,
     pub(super) address: u64,
     pub(super) free: Table,
@@ -69,7 +69,7 @@ impl Meta {
     const MAGIC: u32 = 0xBEEF_C0DE;
 
     /// Reads the meta page at a place; `None` if it is none.
-    pub(super) fn read(file: &File, at: u64) -> io::Result<Option<Self>> {
+    pub(crate) fn read(file: &File, at: u64) -> io::Result<Option<Self>> {
         let page = files::read_at(file, at, Self::BYTES)?;
         Ok(Self::parse(Fields(&page)))
     }
@@ -91,6 +91,12 @@ impl Meta {
     pub(super) fn page_bytes(&self) -> u64 {
         self.free.pad.into()
     }
+
+    /// Bytes of the file that it speaks of; `None` if no map is as long.
+    pub(crate) fn claimed_bytes(&self) -> Option<u64> {
+        let claimed = self.last_page.checked_add(1)?.checked_mul(self.page_bytes())?;
+        (claimed <= map::MAP_BYTES as u64).then_some(claimed)
+    }
 }
 
 impl Table {
@@ -108,8 +114,8 @@ impl Table {
     }
 }
 
-/// Walks all pages that a meta page leads to.
-pub(super) fn inspect(file: &File, meta: &Meta) -> Result<(), Flaw> {
+/// Walks all pages that a meta page leads to, which are within a map.
+pub(crate) fn inspect(file: &File, meta: &Meta) -> Result<(), Flaw> {
     let sound =
         meta.version == 1 && meta.address == 0 && meta.free.flags == INTEGER_KEYS && meta.main.flags == 0;
     if !sound || meta.main.pad != 0 || meta.last_page < 1 {

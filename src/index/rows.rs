@@ -68,14 +68,14 @@ pub struct MemberRow {
 }
 
 /// Adds the checksum.
-pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut sealed = value.to_vec();
     sealed.extend(checksum(key, value));
     sealed
 }
 
 /// Takes the checksum off; `None` if it is wrong.
-pub(super) fn unseal<'v>(key: &[u8], sealed: &'v [u8]) -> Option<&'v [u8]> {
+pub(crate) fn unseal<'v>(key: &[u8], sealed: &'v [u8]) -> Option<&'v [u8]> {
     let (value, found) = sealed.split_at_checked(sealed.len().checked_sub(CHECKSUM_BYTES)?)?;
     (found == checksum(key, value).as_slice()).then_some(value)
 }
@@ -91,7 +91,7 @@ impl BlobRow {
         self.identity.filter(|_| self.verified_ms.is_some())
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.u64(self.size);
         out.u8(u8::from(self.kind == BlobKind::Manifest) | u8::from(self.adopted) << 1);
@@ -107,7 +107,7 @@ impl BlobRow {
         out.0
     }
 
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let mut row = Decoder(value);
         let size = row.u64()?;
         let flags = row.u8()?;
@@ -127,7 +127,7 @@ impl BlobRow {
 }
 
 impl TagRow {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.digest(&self.digest);
         out.u64(self.validated_ms);
@@ -140,7 +140,7 @@ impl TagRow {
         out.0
     }
 
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let mut row = Decoder(value);
         Some(Self {
             digest: row.digest()?,
@@ -153,14 +153,14 @@ impl TagRow {
 }
 
 impl MemberRow {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.u64(self.seen_ms);
         out.option(self.size, Encoder::u64);
         out.0
     }
 
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let mut row = Decoder(value);
         Some(Self { seen_ms: row.u64()?, size: row.option(Decoder::u64)? })
     }

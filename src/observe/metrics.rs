@@ -130,6 +130,7 @@ pub struct Metrics {
     denied: Family<ReasonLabel, Counter>,
     handshakes: Counter,
     fills: Gauge,
+    waiting: Gauge,
     limit: Gauge,
     remaining: Gauge,
     lost: Counter,
@@ -164,6 +165,8 @@ impl Drop for OpenConnection {
 pub struct Snapshot {
     /// Fills under way.
     pub fills: usize,
+    /// Transfers that wait for their turn.
+    pub waiting: usize,
     /// The upstream's rate limit and what is left of it.
     pub allowance: Option<(u64, u64)>,
     /// Log lines lost.
@@ -199,6 +202,7 @@ impl Default for Metrics {
             denied: Family::default(),
             handshakes: Counter::default(),
             fills: Gauge::default(),
+            waiting: Gauge::default(),
             limit: Gauge::default(),
             remaining: Gauge::default(),
             lost: Counter::default(),
@@ -261,6 +265,7 @@ impl Metrics {
         own.register("denied", "Connections and requests that were not let in", self.denied.clone());
         own.register("tls_handshakes_failed", "TLS handshakes that failed", self.handshakes.clone());
         own.register("fills", "Blobs being fetched", self.fills.clone());
+        own.register("fills_waiting", "Transfers that wait for their turn", self.waiting.clone());
         own.register(
             "upstream_ratelimit",
             "Requests per window that the upstream allows; -1 while unknown",
@@ -402,6 +407,7 @@ impl Metrics {
         let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let wide = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.fills.set(whole(now.fills));
+        self.waiting.set(whole(now.waiting));
         self.unhealthy.set(whole(now.unhealthy));
         self.lost.inner().store(now.lost, Ordering::Relaxed);
         self.account_refused.set(i64::from(now.account_refused));

@@ -5,7 +5,7 @@
 //! the process: the next fill of the same blob checks block by block what is still right, and goes on from there.
 
 mod extents;
-mod map;
+pub(crate) mod map;
 
 use std::collections::HashSet;
 use std::fs::{self, File};

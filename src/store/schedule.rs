@@ -146,7 +146,7 @@ pub(super) fn bytes_on_disk(path: &Path) -> u64 {
 }
 
 /// Reads the entries one by one, at most [`ENTRIES_MAX`]. Those that name nothing that can be held are left out.
-fn parse(input: impl Read) -> io::Result<Vec<Expiry>> {
+pub(crate) fn parse(input: impl Read) -> io::Result<Vec<Expiry>> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(input));
     let found = json.deserialize_map(Entries)?;
     json.end()?;

@@ -169,7 +169,7 @@ impl Drip {
 }
 
 /// `bytes 5-99/100`: the first byte, and the length of the whole if it is known (RFC 9110 section 14.4).
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+pub(crate) fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;

@@ -45,7 +45,7 @@ impl Upstream {
         let answer = self.client.ask(&Ask::new(Method::GET, path, Some(name.clone()))).await?;
         let host = shown(answer.url());
         let link = answer.headers().get(header::LINK).and_then(|link| link.to_str().ok());
-        let more = link.is_some_and(|link| link.contains("rel=\"next\"") || link.contains("rel=next"));
+        let more = link.is_some_and(leads_on);
         let body = read(answer, LIST_BYTES_MAX).await?;
         let list: Tags = serde_json::from_slice(&body)
             .map_err(|_| FetchError::Malformed { host, what: "a list of tags that is none" })?;
@@ -88,6 +88,11 @@ struct Tags {
 struct Index {
     #[serde(rename = "manifests")]
     _manifests: Vec<serde_json::Value>,
+}
+
+/// Whether a `Link` leads to a next page. Where that is, we know ourselves: an address of the upstream's is not followed.
+pub(crate) fn leads_on(link: &str) -> bool {
+    link.contains("rel=\"next\"") || link.contains("rel=next")
 }
 
 fn with_query(path: String, parameters: &[(&str, Option<&str>)]) -> String {

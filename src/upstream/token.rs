@@ -17,6 +17,7 @@ use url::Url;
 
 use super::challenge::Challenge;
 use super::error::FetchError;
+use super::transport::shown;
 use super::{AccountState, policy};
 use crate::config::Account;
 use crate::registry::RepositoryName;
@@ -188,8 +189,7 @@ impl Tokens {
     /// The URL of a realm, if the rules let it see us.
     fn realm(&self, realm: &str) -> Result<Url, FetchError> {
         policy::realm(&self.upstream, realm, &self.realms).ok_or_else(|| {
-            let url = Url::parse(realm).ok();
-            let realm = url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+            let realm = Url::parse(realm).map(|url| shown(&url)).unwrap_or_default();
             FetchError::ForbiddenRealm { host: self.host.clone(), realm }
         })
     }

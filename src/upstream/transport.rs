@@ -113,9 +113,13 @@ pub async fn read(mut answer: Response, most: usize) -> Result<Vec<u8>, FetchErr
     tokio::time::timeout(DOCUMENT_WAIT, all).await.unwrap_or(Err(limit))
 }
 
+/// Longest host that is shown: no name is longer (RFC 1035 section 2.3.4), but the host of a URL may be.
+const HOST_CHARACTERS_MAX: usize = 253;
+
 /// Host and, if it is not the scheme's own, port.
 pub fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
+    let host = host.get(..HOST_CHARACTERS_MAX).unwrap_or(host);
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
@@ -154,6 +158,12 @@ mod tests {
             let wait = retry_after(&headers);
             proptest::prop_assert!(wait.is_none_or(|wait| (Duration::from_secs(1)..=RETRY_AFTER_MAX).contains(&wait)));
         }
+    }
+
+    #[test]
+    fn an_endless_host_is_cut() {
+        let url = Url::parse(&format!("https://{}:8443/x", "a".repeat(8000))).unwrap();
+        assert_eq!(shown(&url), format!("{}:8443", "a".repeat(HOST_CHARACTERS_MAX)));
     }
 
     #[test]

@@ -38,4 +38,5 @@ mod sidecar;
 mod smoke;
 mod tags;
 mod trouble;
+mod turns;
 mod volumes;

@@ -236,3 +236,10 @@ fn a_path_is_never_read_from_a_file() {
     let text = errors.to_string();
     assert!(text.contains("set REGISTRY_HTTP_TLS_KEY to") && !text.contains("PRIVATE"), "{text}");
 }
+
+#[test]
+fn the_name_of_a_variable_can_not_write_to_a_terminal() {
+    let config = from_variables(&[("REGISTRY_\u{1b}[2J", "x")]).unwrap();
+    assert!(config.warnings.iter().all(|warning| !warning.contains('\u{1b}')), "{:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 1);
+}

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, watch};
 
 use super::plan::Span;
 use super::{Failure, Room, blocking, disk};
 use crate::engine::Engine;
 use crate::engine::flight::Flight;
+use crate::engine::turns::Turn;
 use crate::registry::{ByteRange, RepositoryName};
 use crate::store::Partial;
 use crate::sys::sync::lock;
@@ -45,7 +46,7 @@ pub(super) struct Leg {
 /// An answer of the upstream with its place among the transfers.
 pub(super) struct Carrier {
     pub(super) transfer: Transfer,
-    pub(super) turn: OwnedSemaphorePermit,
+    pub(super) turn: Turn,
 }
 
 /// What all transfers of a fill have in common.
@@ -161,7 +162,7 @@ impl Cargo {
     /// Asks for what is left of a leg. The registry is asked anew each time: the address that it redirected to before may
     /// have ended.
     async fn open(&self, leg: &Leg) -> Result<Carrier, FetchError> {
-        let turn = Arc::clone(&self.engine.fills).acquire_owned().await;
+        let turn = self.engine.fills.take(&self.flight.digest, &self.flight.clients()).await;
         let span = leg.span();
         let end = Some(span.end).filter(|end| self.total.is_some_and(|total| *end < total));
         let part = Part { from: span.reached, end };
@@ -170,8 +171,6 @@ impl Cargo {
             let host = transfer.host().to_owned();
             return Err(FetchError::Malformed { host, what: "another length than before" });
         }
-        // The semaphore is never closed.
-        let turn = turn.map_err(|_| FetchError::Cut { host: transfer.host().to_owned() })?;
         Ok(Carrier { transfer, turn })
     }
 

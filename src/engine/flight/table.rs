@@ -50,7 +50,7 @@ impl Flights {
         let mut table = lock(&self.table);
         if let Some(flight) = table.get(&digest) {
             match flight.claim(repository, entitled) {
-                Claim::Taken => return Boarding::Joined(flight.seat(want)),
+                Claim::Taken => return Boarding::Joined(flight.seat(want, repository.client)),
                 Claim::Foreign => return Boarding::Foreign,
                 Claim::Closed => {}
             }
@@ -59,7 +59,7 @@ impl Flights {
         }
         let flight = Arc::new(Flight::new(digest, repository.clone()));
         table.insert(digest, Arc::clone(&flight));
-        Boarding::Started(flight.seat(want))
+        Boarding::Started(flight.seat(want, repository.client))
     }
 
     /// Ends a flight that nobody reads; whether it did. Whoever comes now begins another one.

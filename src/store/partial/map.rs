@@ -112,7 +112,8 @@ fn header(digest: &Digest, total: u64) -> Vec<u8> {
     header
 }
 
-fn parse(records: &[u8], total: u64) -> Vec<Record> {
+/// The records of whole blocks of a blob of so many bytes.
+pub(crate) fn parse(records: &[u8], total: u64) -> Vec<Record> {
     let blocks = records.chunks_exact(RECORD_BYTES).zip(0u64..);
     let read = blocks.filter_map(|(bytes, index)| {
         let (checksum, length) = bytes.split_first_chunk::<4>()?;
