@@ -154,8 +154,7 @@ fn engine(root: &Path) -> Arc<Engine> {
         name_configured: false,
         host: "127.0.0.1:1",
         account: None,
-        allow: vec![],
-        deny: vec![],
+        patterns: repository::Patterns { allow: vec![], deny: vec![] },
     });
     let store = Store::open(root, PushVolume::Allow, &Owner::new("docker.io", None)).unwrap();
     Engine::new(Parts {

@@ -25,7 +25,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 use url::Url;
 
 use crate::registry::Pattern;
@@ -72,6 +74,10 @@ pub struct Config {
     pub cache: Cache,
     /// `tidegate.admin.*`.
     pub admin: Admin,
+    /// `tidegate.edge.*`.
+    pub edge: Edge,
+    /// `auth.htpasswd`: who must log in; `None` asks nobody.
+    pub htpasswd: Option<Htpasswd>,
     /// `http.tls.letsencrypt.*` and `tidegate.acme.*`; `None` gets no certificates.
     pub acme: Option<Acme>,
     /// What was understood but is not acted on, and what is unknown: one line each.
@@ -129,7 +135,49 @@ impl Config {
             tags: sections::tags(reader),
             fill: sections::fill(reader),
             cache: sections::cache(reader),
+            edge: sections::edge(reader),
+            htpasswd: sections::htpasswd(reader),
             warnings: Vec::new(),
+        }
+    }
+}
+
+/// `tidegate.edge.*`: who comes in, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// What answers in the place of the mirror.
+    pub forward: Option<Backend>,
+    /// A second listener, which speaks plain HTTP.
+    pub plain: Option<Listen>,
+    /// Networks that may come in; empty lets everybody.
+    pub allow: Vec<IpNet>,
+    /// Networks whose connections begin with a header of the PROXY protocol.
+    pub proxies: Vec<IpNet>,
+    /// The protocols over TLS, the preferred one first.
+    pub alpn: Vec<Protocol>,
+    /// Most open connections.
+    pub connections: u32,
+    /// Most open connections of one client.
+    pub per_client: Option<u32>,
+    /// How long clients may remember that there is TLS here; `None` says nothing of it.
+    pub hsts: Option<Duration>,
+}
+
+/// What is spoken over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+}
+
+impl Protocol {
+    /// Its name in ALPN and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http2 => "h2",
+            Self::Http1 => "http/1.1",
         }
     }
 }
@@ -172,6 +220,24 @@ impl Challenge {
             Self::Http01 => "http-01",
         }
     }
+}
+
+/// `auth.htpasswd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Htpasswd {
+    /// What clients are told that they log in to.
+    pub realm: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Something that speaks plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// At a host and a port.
+    Tcp(Authority),
+    /// On a Unix socket.
+    Unix(PathBuf),
 }
 
 /// `tidegate.admin.*`: where the commands of an operator go.
@@ -259,8 +325,6 @@ pub struct Http {
     pub drain: Duration,
     /// Where certificates come from; `None` speaks plain HTTP.
     pub tls: Option<Tls>,
-    /// Whether HTTP/2 is offered over TLS.
-    pub http2: bool,
     /// `http.debug`; `None` opens no such port.
     pub debug: Option<Debug>,
 }

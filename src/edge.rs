@@ -15,25 +15,33 @@ mod connection;
 mod console;
 pub mod drain;
 mod failure;
+mod forward;
+pub mod gate;
 pub mod limits;
 pub mod listener;
 pub(crate) mod lists;
+pub mod logins;
+mod proxy_header;
 pub mod reload;
 mod site;
 mod socket;
 pub mod tls;
 mod visit;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-
-use tokio::sync::Semaphore;
 
 pub use admin::Admin;
 pub use console::Console;
 use drain::Drain;
+pub use forward::{Forward, ForwardParts};
+use gate::Gate;
+use limits::LAST_CALL_WAIT;
 use listener::Listener;
 pub use site::{Site, SiteParts};
+use socket::Stream;
 use tls::Acceptor;
+pub use visit::Records;
 
 use crate::observe::metrics::Metrics;
 
@@ -42,6 +50,8 @@ use crate::observe::metrics::Metrics;
 pub enum Role {
     /// The mirror.
     Mirror(Arc<Site>),
+    /// The sidecar.
+    Forward(Arc<Forward>),
     /// Health and metrics.
     Console(Arc<Console>),
     /// Commands of an operator.
@@ -63,48 +73,39 @@ pub struct Edge {
     pub drain: Drain,
     /// Where to count.
     pub metrics: Arc<Metrics>,
-    /// Most open connections.
-    pub connections_max: usize,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
 }
 
 impl Edge {
     /// Accepts until the drain begins, then waits for the open connections until they end or it closes them.
     pub async fn run(self) {
-        let slots = Arc::new(Semaphore::new(self.connections_max));
         let mut drain = self.drain.clone();
-        let mut full = false;
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            tokio::select! {
+                accepted = self.listener.accept() => self.welcome(accepted),
                 () = drain.began() => break,
-            };
-            let Some((socket, peer)) = accepted else { continue };
-            let peer = if matches!(self.role, Role::Admin(_)) { socket.user() } else { peer };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                self.metrics.refused();
-                if !std::mem::replace(&mut full, true) {
-                    tracing::warn!(
-                        limit = self.connections_max,
-                        "new connections are closed: too many are open"
-                    );
-                }
-                continue;
-            };
-            full = false;
-            let connection = connection::Connection {
-                tls: self.tls.clone(),
-                role: self.role.clone(),
-                drain: self.drain.clone(),
-                metrics: Arc::clone(&self.metrics),
-                peer,
-            };
-            tokio::spawn(async move {
-                connection.serve(socket).await;
-                drop(slot);
-            });
+            }
+        }
+        // Whoever was let in by the system before is served: else the close would reset what a client takes for accepted.
+        self.listener.take_no_more();
+        while let Ok(accepted) = tokio::time::timeout(LAST_CALL_WAIT, self.listener.accept()).await {
+            self.welcome(accepted);
         }
         drop(self.listener);
-        let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
-        let _ended = slots.acquire_many(all).await;
+        self.gate.empty().await;
+    }
+
+    fn welcome(&self, accepted: Option<(Stream, Option<IpAddr>)>) {
+        let Some((stream, ip)) = accepted else { return };
+        let Some(place) = self.gate.enter() else { return };
+        let connection = connection::Connection {
+            tls: self.tls.clone(),
+            role: self.role.clone(),
+            gate: Arc::clone(&self.gate),
+            drain: self.drain.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        tokio::spawn(connection.serve(stream, ip, place));
     }
 }

@@ -73,7 +73,7 @@ use evict::Evictor;
 use flight::Flights;
 use freshness::{Gate, Rules};
 use recent::Recent;
-use repository::{Naming, NotServed};
+use repository::{Naming, NotServed, Patterns};
 use rescue::Damage;
 
 /// Most publications at once: each waits for the disk to sync, and a slow disk must not take the whole blocking pool.
@@ -248,6 +248,12 @@ impl Engine {
             NotServed::Source(host) => fault::not_a_source(&host),
             NotServed::Pattern => fault::not_allowed(name),
         })
+    }
+
+    /// Goes by other rules from now on; what is under way ends by those it began with.
+    pub fn change(&self, cache: Cache, patterns: Patterns) {
+        self.budget.change(cache);
+        self.naming.change(patterns);
     }
 
     /// The upstream, for its state.

@@ -105,6 +105,11 @@ impl Upstream {
         self.client.tokens().account_state()
     }
 
+    /// Goes on with another password of the same account.
+    pub fn change_account(&self, account: Account) {
+        self.client.tokens().change_account(account);
+    }
+
     /// Asks whether the upstream answers and takes the account.
     pub async fn check_account(&self) -> Result<AccountState, FetchError> {
         self.client.ping().await?;

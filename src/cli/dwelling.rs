@@ -34,6 +34,15 @@ pub fn open(config: &Config, inputs: &Inputs) -> Result<Store, StoreError> {
     }
 }
 
+/// Where a sidecar keeps its certificates: it has no cache, and no root. That of its unit, else the system's, or the user's.
+pub fn state(inputs: &Inputs) -> PathBuf {
+    let unit = inputs.variables.iter().find(|(name, _)| name == "STATE_DIRECTORY");
+    let unit = unit.and_then(|(_, folders)| folders.split(':').next()).map(PathBuf::from);
+    let around = surroundings(inputs);
+    let home = around.home.filter(|_| !around.root_user).map(|home| home.join("tidegate"));
+    unit.filter(|unit| unit.is_absolute()).or(home).unwrap_or_else(|| "/var/lib/tidegate".into())
+}
+
 /// The folder in the user's home, only for a person who started us by hand.
 fn fallback(around: &Surroundings) -> Option<PathBuf> {
     if around.root_user || around.managed {

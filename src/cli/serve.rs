@@ -1,19 +1,22 @@
 //! `tidegate serve`: puts the parts together, runs them, and takes them apart again.
 
+mod entrance;
+mod reload;
+mod sidecar;
+mod signals;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::{dwelling, refuse, renewals, say};
 use crate::config::{Config, Debug, Durability, Inputs};
 use crate::edge::acme::Renewals;
-use crate::edge::drain::{self, Drain, Stop};
-use crate::edge::limits;
+use crate::edge::drain::{self, Drain};
+use crate::edge::gate::Gate;
 use crate::edge::listener::Listener;
 use crate::edge::reload::Secured;
-use crate::edge::{Admin, Console, Edge, Role, Site, SiteParts};
+use crate::edge::{Admin, Console, Edge, Records, Role, Site, SiteParts};
 use crate::engine::tend::tend;
 use crate::engine::{Engine, FillRules, Parts, freshness, repository, scrub};
 use crate::index::{Backend, Heat, Index};
@@ -25,6 +28,8 @@ use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::sys::{files, threads};
 use crate::upstream::{AccountState, Setup, Upstream};
+use reload::{Doors, Live};
+use signals::{Signals, wait_and_drain};
 
 /// How long the stop waits for publications and the index after the connections have ended.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -40,6 +45,13 @@ const THREADS_MIN: usize = 32;
 struct Logs {
     errors: Lines,
     access: Lines,
+}
+
+impl Logs {
+    fn records(&self, config: &Config, metrics: &Arc<Metrics>) -> Records {
+        let access = config.log.access.map(|format| AccessLog::new(format, self.access.clone()));
+        Records { metrics: Arc::clone(metrics), access }
+    }
 }
 
 /// Runs the mirror until it is told to stop.
@@ -65,19 +77,23 @@ pub fn run(inputs: &Inputs) -> ExitCode {
 
 fn start(config: &Config, inputs: &Inputs, logs: &Logs) -> Result<(), String> {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let connections_max = limits::connections_max(files::raise_descriptor_limit());
-    if connections_max < limits::CONNECTIONS_MAX {
-        tracing::warn!(
-            "at most {connections_max} connections: the limit of open files allows no more (LimitNOFILE, ulimit -n)"
-        );
-    }
-    let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
+    let descriptors = files::raise_descriptor_limit();
     threads::can_start(THREADS_MIN).map_err(|error| {
         format!("this process may not have {THREADS_MIN} threads: {error}; raise its limit of processes (TasksMax, pids.max, ulimit -u)")
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    let ended = runtime.block_on(serve(config, inputs, store, logs, connections_max));
+    let runtime = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.map_err(|error| format!("no runtime: {error}"))
+    };
+    if let Some(backend) = &config.edge.forward {
+        let runtime = runtime()?;
+        let ended = runtime.block_on(sidecar::serve(config, inputs, backend, logs, descriptors));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        return ended;
+    }
+    let store = dwelling::open(config, inputs).map_err(|error| error.to_string())?;
+    let runtime = runtime()?;
+    let ended = runtime.block_on(serve(config, inputs, store, logs, descriptors));
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
 }
@@ -87,7 +103,7 @@ async fn serve(
     inputs: &Inputs,
     store: Store,
     logs: &Logs,
-    connections_max: usize,
+    descriptors: Option<u64>,
 ) -> Result<(), String> {
     // Before anybody can know that it runs: a word to stop that comes at once is heard, too. And before the first file that
     // grows.
@@ -99,7 +115,8 @@ async fn serve(
     let index = Index::open(&store.index_folder()).with_heat(Heat::open(&store.heat_file()));
     introduce(config, &root, index.backend());
     let metrics = Arc::new(Metrics::default());
-    let secured = secure(config, &store, &metrics)?;
+    let gate = entrance::gate(config, descriptors, &metrics)?;
+    let secured = entrance::secure(config, &store.certificates_folder(), &metrics)?;
     let tls = secured.as_ref().map(|secured| secured.acceptor.clone());
     let renewals = renewals::open(config, &root, secured.as_ref(), &metrics)?;
     let engine = engine(config, inputs, store, index, Arc::clone(&metrics))?;
@@ -107,9 +124,9 @@ async fn serve(
     let (stop, drain) = drain::new();
     let site = Site::new(SiteParts {
         engine: Arc::clone(&engine),
-        metrics: Arc::clone(&metrics),
-        access: config.log.access.map(|format| AccessLog::new(format, logs.access.clone())),
+        records: logs.records(config, &metrics),
         health: health.clone(),
+        gate: Arc::clone(&gate),
         prefix: config.http.prefix.clone(),
         headers: config.http.headers.clone(),
         catalog_max: config.catalog_max,
@@ -120,7 +137,7 @@ async fn serve(
     suggest(config, &listener);
     if let Some(debug) = &config.http.debug {
         let console = Console {
-            engine: Arc::clone(&engine),
+            engine: Some(Arc::clone(&engine)),
             metrics: Arc::clone(&metrics),
             health: health.clone(),
             lines: vec![logs.errors.clone(), logs.access.clone()],
@@ -132,7 +149,7 @@ async fn serve(
     if let Some(renewals) = &renewals {
         renewals::start(config, renewals, &drain, &metrics);
     }
-    health.start(config.health.checks.clone(), root);
+    health.start(config.health.checks.clone(), Some(root));
     tokio::spawn(check_account(engine.upstream().clone()));
     let housekeeping = tokio::spawn({
         let engine = Arc::clone(&engine);
@@ -143,9 +160,13 @@ async fn serve(
         }
     });
     engine.keep_budget();
-    let edge = Edge { listener, tls, role: Role::Mirror(site), drain, metrics, connections_max };
+    let role = Role::Mirror(site);
+    entrance::open_plain(config, &role, &gate, &drain, &metrics)?;
+    let edge = Edge { listener, tls, role, gate: Arc::clone(&gate), drain, metrics: Arc::clone(&metrics) };
     let running = tokio::spawn(edge.run());
-    let drained = wait_and_drain(signals, &stop, running, config.http.drain, secured).await;
+    let doors = Doors { gate, secured, descriptors };
+    let mut live = Live::new(config, inputs, doors, &metrics, Some(&engine));
+    let drained = wait_and_drain(signals, &stop, running, &mut live).await;
     // What it holds must be let go, so that the index can be left in order.
     housekeeping.abort();
     let _ = housekeeping.await;
@@ -185,8 +206,7 @@ pub(super) fn engine(
         name_configured: proxy.name_configured,
         host: upstream.host(),
         account: proxy.account.as_ref().map(|account| account.username.as_str()),
-        allow: proxy.allow.clone(),
-        deny: proxy.deny.clone(),
+        patterns: reload::patterns(config),
     });
     let rules = freshness::Rules {
         fresh: config.tags.fresh,
@@ -278,7 +298,8 @@ fn open_console(
     }
     let role = Role::Console(Arc::new(console));
     let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
-    let edge = Edge { listener, tls: None, role, drain, metrics, connections_max: CONSOLE_CONNECTIONS_MAX };
+    let gate = Gate::open_to_all(CONSOLE_CONNECTIONS_MAX, Arc::clone(&metrics));
+    let edge = Edge { listener, tls: None, role, gate, drain, metrics };
     tokio::spawn(edge.run());
     Ok(())
 }
@@ -301,8 +322,8 @@ fn open_admin(
                 renewals: renewals.clone(),
             }));
             let (drain, metrics) = (drain.clone(), Arc::clone(metrics));
-            let connections_max = CONSOLE_CONNECTIONS_MAX;
-            tokio::spawn(Edge { listener, tls: None, role, drain, metrics, connections_max }.run());
+            let gate = Gate::open_to_all(CONSOLE_CONNECTIONS_MAX, Arc::clone(&metrics));
+            tokio::spawn(Edge { listener, tls: None, role, gate, drain, metrics }.run());
         }
         Err(reason) => tracing::warn!(
             reason,
@@ -321,68 +342,4 @@ async fn check_account(upstream: Upstream) {
         Ok(AccountState::Anonymous | AccountState::Unknown) => tracing::info!("the upstream answers"),
         Err(error) => tracing::warn!(%error, "the upstream does not answer now; what is held is served"),
     }
-}
-
-/// Certificates, and what keeps them up to date, if TLS is spoken.
-fn secure(config: &Config, store: &Store, metrics: &Arc<Metrics>) -> Result<Option<Secured>, String> {
-    let open = |tls| Secured::open(tls, config.http.http2, &store.certificates_folder(), metrics);
-    config.http.tls.as_ref().map(open).transpose()
-}
-
-/// SIGHUP.
-fn look_again(secured: Option<&Secured>) {
-    let Some(secured) = secured.cloned() else {
-        return tracing::info!("SIGHUP: nothing changes before the next start");
-    };
-    tracing::info!("SIGHUP: certificate files are read again; nothing else changes before the next start");
-    tokio::spawn(async move { secured.reload().await });
-}
-
-/// What an operator tells the process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    /// Never asked: caught, it lets a write beyond the limit of file sizes fail as on a full disk instead of ending us.
-    _file_size: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, String> {
-        let of = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));
-        Ok(Self {
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-            hangup: of(SignalKind::hangup())?,
-            _file_size: of(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
-        })
-    }
-}
-
-/// Waits for the word to stop; then for the open answers, but not for ever, nor after a second word.
-async fn wait_and_drain(
-    mut signals: Signals,
-    stop: &Stop,
-    mut running: tokio::task::JoinHandle<()>,
-    drain: Duration,
-    secured: Option<Secured>,
-) -> Result<(), String> {
-    loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => look_again(secured.as_ref()),
-        }
-    }
-    tracing::info!("stopping server gracefully. Draining connections for {drain:?}");
-    stop.begin();
-    tokio::select! {
-        _ = &mut running => return Ok(()),
-        () = tokio::time::sleep(drain) => {}
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
-    stop.close();
-    let _ = tokio::time::timeout(Duration::from_secs(1), running).await;
-    Ok(())
 }

@@ -1,13 +1,14 @@
 //! The configuration as it is understood, in the form in which it is written: what `tidegate check` prints.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
 use super::report::{MASK, without_login};
 use super::units::{bytes_text, duration_text};
 use super::{
-    AccessFormat, Acme, Check, ClientDemand, Config, Durability, Formatter, Health, Http, Level, Listen, Log,
-    Probe, Proxy, Storage, address,
+    AccessFormat, Acme, Backend, Check, ClientDemand, Config, Durability, Edge, Formatter, Health, Http,
+    Level, Listen, Log, Probe, Proxy, Storage, address,
 };
 use crate::registry::Pattern;
 
@@ -18,22 +19,45 @@ impl Config {
         yaml.word(0, "version", "0.1");
         self.log.write(&mut yaml);
         self.http.write(&mut yaml, self.acme.as_ref());
-        self.storage.write(&mut yaml);
-        self.proxy.write(&mut yaml);
-        if let Some(idle) = self.cache.idle {
-            yaml.word(1, "ttl", duration_text(idle));
-        }
         self.health.write(&mut yaml);
-        yaml.key(0, "catalog");
-        yaml.word(1, "maxentries", self.catalog_max);
-        yaml.key(0, "tags");
-        yaml.word(1, "maxtags", self.tags_max);
+        if let Some(htpasswd) = &self.htpasswd {
+            yaml.key(0, "auth");
+            yaml.key(1, "htpasswd");
+            yaml.text(2, "realm", &htpasswd.realm);
+            yaml.path(2, "path", &htpasswd.path);
+        }
+        if self.edge.forward.is_none() {
+            self.write_mirror(&mut yaml);
+        }
+        yaml.key(0, "tidegate");
+        if self.edge.forward.is_none() {
+            self.write_our_mirror(&mut yaml);
+        }
         self.write_ours(&mut yaml);
         yaml.text
     }
 
-    fn write_ours(&self, yaml: &mut Yaml) {
-        yaml.key(0, "tidegate");
+    /// The keys that are not as they are in another configuration, by their names. Of secrets, it sees only whether they are
+    /// set.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (ours, theirs) = (leaves(&self.effective()), leaves(&other.effective()));
+        let all: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        all.into_iter().filter(|key| ours.get(*key) != theirs.get(*key)).cloned().collect()
+    }
+
+    fn write_mirror(&self, yaml: &mut Yaml) {
+        self.storage.write(yaml);
+        self.proxy.write(yaml);
+        if let Some(idle) = self.cache.idle {
+            yaml.word(1, "ttl", duration_text(idle));
+        }
+        yaml.key(0, "catalog");
+        yaml.word(1, "maxentries", self.catalog_max);
+        yaml.key(0, "tags");
+        yaml.word(1, "maxtags", self.tags_max);
+    }
+
+    fn write_our_mirror(&self, yaml: &mut Yaml) {
         self.proxy.write_ours(yaml);
         let stale_for = self.tags.stale_for.map(duration_text);
         yaml.key(1, "tags");
@@ -59,6 +83,10 @@ impl Config {
             "durability",
             if self.cache.durability == Durability::Full { "full" } else { "relaxed" },
         );
+    }
+
+    fn write_ours(&self, yaml: &mut Yaml) {
+        self.edge.write(yaml);
         self.write_our_edge(yaml);
         self.http.write_our_tls(yaml);
         if let Some(acme) = &self.acme {
@@ -76,10 +104,29 @@ impl Config {
     }
 }
 
+impl Edge {
+    fn write(&self, yaml: &mut Yaml) {
+        yaml.key(1, "edge");
+        match &self.forward {
+            Some(Backend::Tcp(authority)) => yaml.text(2, "forward", &format!("http://{authority}")),
+            Some(Backend::Unix(path)) => yaml.text(2, "forward", &format!("unix:{}", path.display())),
+            None => {}
+        }
+        if let Some(plain) = &self.plain {
+            yaml.text(2, "plain", &address::text(plain));
+        }
+        yaml.list(2, "allow", self.allow.iter().map(ToString::to_string));
+        yaml.list(2, "proxyprotocol", self.proxies.iter().map(ToString::to_string));
+        yaml.list(2, "alpn", self.alpn.iter().map(|protocol| protocol.name().to_owned()));
+        yaml.word(2, "connections", self.connections);
+        yaml.word(2, "perclient", self.per_client.map_or("off".to_owned(), |most| most.to_string()));
+        yaml.word(2, "hsts", self.hsts.map_or("off".to_owned(), duration_text));
+    }
+}
+
 impl Config {
     fn write_our_edge(&self, yaml: &mut Yaml) {
         let Some(tls) = &self.http.tls else { return };
-        yaml.key(1, "edge");
         yaml.word(2, "strictsni", tls.strict_sni);
         if let Some(acme) = &self.acme {
             yaml.text(2, "http", &acme.http.as_ref().map_or_else(|| "off".to_owned(), address::text));
@@ -125,8 +172,6 @@ impl Http {
         yaml.text(1, "addr", &address::text(&self.listen));
         yaml.text(1, "prefix", &self.prefix);
         yaml.word(1, "draintimeout", duration_text(self.drain));
-        yaml.key(1, "http2");
-        yaml.word(2, "disabled", !self.http2);
         self.write_headers(yaml);
         self.write_tls(yaml, acme);
         let Some(debug) = &self.debug else { return };
@@ -303,6 +348,23 @@ impl Check {
         yaml.word(3, "timeout", duration_text(self.timeout));
         yaml.word(3, "threshold", self.threshold);
     }
+}
+
+/// What stands at the ends of our own YAML: values by key, several where a list has several.
+fn leaves(yaml: &str) -> BTreeMap<String, Vec<String>> {
+    let mut leaves: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut path: Vec<&str> = Vec::new();
+    for line in yaml.lines() {
+        let text = line.trim_start();
+        let level = (line.len() - text.len()) / 2;
+        let Some((name, value)) = text.trim_start_matches("- ").split_once(':') else { continue };
+        path.truncate(level);
+        path.push(name);
+        if !value.is_empty() {
+            leaves.entry(path.join(".")).or_default().push(value.trim().to_owned());
+        }
+    }
+    leaves
 }
 
 /// Lines of YAML.

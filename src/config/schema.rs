@@ -232,7 +232,7 @@ const NETWORK: &str = "remove it, and keep the port within your network";
 
 const AUTH: &[Field] = &[
     silent("none"),
-    refused("htpasswd", "this version knows no logins of clients, so everybody would be let in", NETWORK),
+    used("htpasswd", Kind::Keys(&[used("realm", Kind::Raw), used("path", Kind::Text)])),
     refused("silly", "it is a test of registry and no protection", NETWORK),
     refused("token", "tidegate takes no tokens of clients, so everybody would be let in", NETWORK),
 ];
@@ -279,10 +279,14 @@ const TIDEGATE: &[Field] = &[
 ];
 
 const OUR_EDGE: &[Field] = &[
-    refused("forward", LATER, REMOVE),
-    refused("allow", LATER, REMOVE),
-    refused("proxyprotocol", LATER, REMOVE),
-    refused("perclient", LATER, REMOVE),
+    used("forward", Kind::Text),
+    used("plain", Kind::Text),
+    used("allow", Kind::Texts),
+    used("proxyprotocol", Kind::Texts),
+    used("alpn", Kind::Texts),
+    used("connections", Kind::Number),
+    used("perclient", Kind::Text),
+    used("hsts", Kind::Text),
     used("http", Kind::Text),
     refused("ktls", LATER, REMOVE),
     used("strictsni", Kind::Flag),

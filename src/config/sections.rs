@@ -3,7 +3,9 @@
 
 mod acme;
 mod admin;
+mod auth;
 mod cache;
+mod edge;
 mod fill;
 mod health;
 mod http;
@@ -16,7 +18,9 @@ use std::time::Duration;
 
 pub(super) use acme::acme;
 pub(super) use admin::{Places, admin};
+pub(super) use auth::htpasswd;
 pub(super) use cache::cache;
+pub(super) use edge::edge;
 pub(super) use fill::fill;
 pub(super) use health::health;
 pub(super) use http::http;

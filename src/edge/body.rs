@@ -2,17 +2,32 @@
 //! the end.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use super::activity::Busy;
+use super::forward::Passed;
 use super::socket::Poison;
 use crate::engine::deliver::{self, Cut};
 
 /// What is called with the number of bytes that were handed over, once, however the answer ends.
 pub type Report = Box<dyn FnOnce(u64) + Send>;
+
+/// Why a body ends before its length.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The engine cut it.
+    #[error(transparent)]
+    Engine(#[from] Cut),
+    /// The backend that it is passed on from is gone.
+    #[error("the backend broke off: {0}")]
+    Backend(hyper::Error),
+    /// It gave no byte for long.
+    #[error("the backend gave nothing for {0:?}")]
+    Silent(std::time::Duration),
+}
 
 /// A body on its way to a client.
 pub struct Body {
@@ -27,6 +42,7 @@ pub struct Body {
 enum Content {
     Whole(Option<Bytes>),
     Pieces(deliver::Pieces),
+    Passed(Box<Passed>),
 }
 
 impl Body {
@@ -58,6 +74,13 @@ impl Body {
         }
     }
 
+    /// What a backend gives, with the end that it gives it.
+    pub fn passed(passed: Passed, poison: Poison) -> Self {
+        let left = passed.size_hint().lower();
+        let content = Content::Passed(Box::new(passed));
+        Self { content, left, sent: 0, poison, report: None, busy: None }
+    }
+
     /// Has `report` called at the end.
     pub fn reporting(mut self, report: Report) -> Self {
         self.report = Some(report);
@@ -65,7 +88,8 @@ impl Body {
     }
 
     /// Keeps its connection busy until its end.
-    pub fn keeping(mut self, busy: Busy) -> Self {
+    pub fn keeping(mut self, mut busy: Busy) -> Self {
+        busy.offer();
         self.busy = Some(busy);
         self
     }
@@ -75,47 +99,69 @@ impl Body {
         self.left
     }
 
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        match &mut self.content {
-            Content::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Content::Pieces(pieces) => pieces.as_mut().poll_next(cx),
-        }
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let piece = match &mut self.content {
+            Content::Passed(passed) => return passed.next(cx),
+            _ if self.left == 0 => return Poll::Ready(None),
+            Content::Whole(bytes) => bytes.take().map(Ok),
+            Content::Pieces(pieces) => ready!(pieces.as_mut().poll_next(cx)),
+        };
+        Poll::Ready(Some(match piece {
+            Some(Ok(piece)) if piece.len() as u64 <= self.left => Ok(Frame::data(piece)),
+            // More than was promised, or less: either way the framing must not close cleanly.
+            Some(Ok(_)) | None => Err(Cut::Disk(std::io::ErrorKind::UnexpectedEof.into()).into()),
+            Some(Err(cut)) => Err(cut.into()),
+        }))
+    }
+
+    fn is_passed(&self) -> bool {
+        matches!(self.content, Content::Passed(_))
     }
 }
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.busy.iter_mut().for_each(Busy::taken);
+        let next = ready!(self.next(cx));
+        if matches!(next, Some(Ok(_))) {
+            self.busy.iter_mut().for_each(Busy::offer);
         }
-        let piece = match std::task::ready!(self.next(cx)) {
-            Some(Ok(piece)) if piece.len() as u64 <= self.left => piece,
-            // More than was promised, or less: either way the framing must not close cleanly.
-            Some(Ok(_)) | None => {
-                return Poll::Ready(Some(Err(Cut::Disk(std::io::ErrorKind::UnexpectedEof.into()))));
+        match &next {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, |piece| piece.len() as u64);
+                self.left = self.left.saturating_sub(bytes);
+                self.sent += bytes;
             }
-            Some(Err(cut)) => {
-                tracing::warn!(sent = self.sent, left = self.left, reason = %cut, "an answer is cut");
-                if matches!(cut, Cut::Wrong) {
+            Some(Err(broken)) => {
+                tracing::warn!(sent = self.sent, left = self.left, reason = %broken, "an answer is cut");
+                // A body without a length, too, must not end as if it were whole.
+                if matches!(broken, Broken::Engine(Cut::Wrong)) || self.is_passed() {
                     self.poison.mark();
                 }
-                return Poll::Ready(Some(Err(cut)));
             }
-        };
-        self.left -= piece.len() as u64;
-        self.sent += piece.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+            None => {}
+        }
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        match &self.content {
+            Content::Passed(passed) => passed.has_ended(),
+            Content::Whole(_) | Content::Pieces(_) => self.left == 0,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match &self.content {
+            Content::Passed(passed) => passed.size_hint(),
+            Content::Whole(_) | Content::Pieces(_) => SizeHint::with_exact(self.left),
+        }
     }
 }
 

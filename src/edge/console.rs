@@ -21,8 +21,8 @@ const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=u
 /// Answers on the debug listener.
 #[derive(Debug)]
 pub struct Console {
-    /// Whose state is shown.
-    pub engine: Arc<Engine>,
+    /// Whose state is shown; a sidecar has none.
+    pub engine: Option<Arc<Engine>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The checks.
@@ -49,7 +49,8 @@ impl Console {
 
     fn health(&self) -> Response<Body> {
         let mut failing = self.health.failing();
-        if self.engine.upstream().account_state() == AccountState::Refused {
+        let refused = |engine: &Arc<Engine>| engine.upstream().account_state() == AccountState::Refused;
+        if self.engine.as_ref().is_some_and(refused) {
             failing.insert("upstream_account".to_owned(), "the upstream refuses it".to_owned());
         }
         for listed in self.listing() {
@@ -81,28 +82,36 @@ impl Console {
     }
 
     fn metrics(&self) -> Response<Body> {
-        let standing = self.engine.standing();
-        let usage = standing.usage;
         let snapshot = Snapshot {
-            fills: self.engine.fills_running(),
-            waiting: self.engine.fills_waiting(),
-            allowance: self.engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
             lost: self.lines.iter().map(Lines::lost).sum(),
             unhealthy: self.health.failing().len(),
-            account_refused: self.engine.upstream().account_state() == AccountState::Refused,
-            unconfirmed: self.engine.unconfirmed_for(),
-            cache: [
-                ("small", usage.small),
-                ("large", usage.large),
-                ("unfinished", usage.unfinished),
-                ("lingering", usage.lingering),
-                ("other", usage.other),
-            ],
-            cache_max: standing.limits.map(|limits| limits.bytes_max),
             certificates: self.endings(),
+            ..self.engine.as_deref().map(state).unwrap_or_default()
         };
         let mut response = Response::new(Body::whole(self.metrics.expose(snapshot)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EXPOSITION));
         response
+    }
+}
+
+/// What the metrics show of an engine.
+fn state(engine: &Engine) -> Snapshot {
+    let standing = engine.standing();
+    let usage = standing.usage;
+    Snapshot {
+        fills: engine.fills_running(),
+        waiting: engine.fills_waiting(),
+        allowance: engine.upstream().budget().last().map(|last| (last.limit, last.remaining)),
+        account_refused: engine.upstream().account_state() == AccountState::Refused,
+        unconfirmed: engine.unconfirmed_for(),
+        cache: [
+            ("small", usage.small),
+            ("large", usage.large),
+            ("unfinished", usage.unfinished),
+            ("lingering", usage.lingering),
+            ("other", usage.other),
+        ],
+        cache_max: standing.limits.map(|limits| limits.bytes_max),
+        ..Snapshot::default()
     }
 }

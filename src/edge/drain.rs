@@ -39,6 +39,11 @@ impl Stop {
 }
 
 impl Drain {
+    /// Whether the stop has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() >= Stage::Draining
+    }
+
     /// Waits until the stop has begun.
     pub async fn began(&mut self) {
         self.reached(Stage::Draining).await;

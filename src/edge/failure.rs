@@ -1,5 +1,7 @@
 //! Refusals as clients read them.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
@@ -9,6 +11,9 @@ use crate::engine::Denial;
 use crate::registry::fault::Blame;
 use crate::registry::route::Refusal;
 use crate::registry::{Code, Fault};
+
+/// When a login that was not even looked at may be tried again: until then one more guess is free.
+const GUESS_WAIT: Duration = Duration::from_secs(6);
 
 /// What `registry` says where it has no route.
 const NOT_FOUND: &str = "404 page not found\n";
@@ -45,6 +50,33 @@ pub fn unhealthy() -> Response<Body> {
 pub fn with_body() -> Response<Body> {
     let mut response = text(StatusCode::BAD_REQUEST, "400 Bad Request: GET and HEAD have no body\n");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Nobody who may come in; in the form of the protocol, so that a person sees why.
+pub fn denied() -> Response<Body> {
+    let mut response = document(&Fault::new(Code::Denied));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Who asks must say who he is.
+pub fn unauthorized(challenge: &HeaderValue) -> Response<Body> {
+    let mut response = document(&Fault::new(Code::Unauthorized));
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+    response
+}
+
+/// Somebody guesses passwords, or too many log in at once.
+pub fn too_many_logins() -> Response<Body> {
+    let fault = Fault::new(Code::TooManyRequests).with_message("too many logins; try again later");
+    document(&fault.with_retry_after(GUESS_WAIT))
+}
+
+/// A backend that gave no answer, in the form of the protocol.
+pub fn at_the_backend(status: StatusCode, message: &'static str) -> Response<Body> {
+    let mut response = document(&Fault::new(Code::Unavailable).with_message(message));
+    *response.status_mut() = status;
     response
 }
 

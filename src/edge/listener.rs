@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,17 +60,22 @@ impl Listener {
         bind().map_err(|error: io::Error| format!("{}: {error}", path.display()))
     }
 
-    /// The next connection and the peer's address without its port. `None`: it was gone before it was here, or the
+    /// Lets the system accept hardly anything more, so that what is left to be accepted comes to an end.
+    pub fn take_no_more(&self) {
+        if let Self::Tcp(listener) = self {
+            let _ = SockRef::from(listener).listen(0);
+        }
+    }
+
+    /// The next connection and the peer's address, which one on a Unix socket has not. `None`: it was gone before it was here, or the
     /// machine is out of something, after a pause.
-    pub async fn accept(&self) -> Option<(Stream, String)> {
+    pub async fn accept(&self) -> Option<(Stream, Option<IpAddr>)> {
         let accepted = match self {
             Self::Tcp(listener) => listener.accept().await.map(|(tcp, peer)| {
                 tune(&tcp);
-                (Stream::Tcp(tcp), peer.ip().to_canonical().to_string())
+                (Stream::Tcp(tcp), Some(peer.ip().to_canonical()))
             }),
-            Self::Unix(listener, _) => {
-                listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), "@".to_owned()))
-            }
+            Self::Unix(listener, _) => listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), None)),
         };
         match accepted {
             Ok(accepted) => Some(accepted),

@@ -24,7 +24,7 @@ use self::pairs::{Pairs, Place};
 use self::watch::{Trail, Watch};
 use super::certificates::{Certificates, Source};
 use super::tls::Acceptor;
-use crate::config::Tls;
+use crate::config::{Protocol, Tls};
 use crate::observe::metrics::Metrics;
 use crate::sys::clock;
 use crate::sys::sync::lock;
@@ -76,9 +76,9 @@ pub struct Secured {
 impl Secured {
     /// Reads everything once, and follows it from then on. Files that are named have to be in order, or have been so at an
     /// earlier start; a folder may be empty. `state` is where the last good pairs are kept.
-    pub fn open(tls: &Tls, http2: bool, state: &Path, metrics: &Arc<Metrics>) -> Result<Self, String> {
+    pub fn open(tls: &Tls, alpn: &[Protocol], state: &Path, metrics: &Arc<Metrics>) -> Result<Self, String> {
         let certificates = Certificates::new(tls.strict_sni);
-        let acceptor = Acceptor::new(tls, http2, certificates.clone())?;
+        let acceptor = Acceptor::new(tls, alpn, certificates.clone())?;
         let mut doors = Vec::new();
         let files = tls.files.clone().map(Place::Files);
         for place in files.into_iter().chain(tls.folder.clone().map(Place::Folder)) {

@@ -8,14 +8,14 @@ use serde_json::json;
 
 use super::answer::{self, Answer, insert};
 use super::body::Body;
+use super::connection::Client;
+use super::gate::Gate;
 use super::socket::Poison;
-use super::visit::{NOTHING, Subject, Visit};
+use super::visit::{NOTHING, Records, Subject, Visit};
 use super::{failure, lists};
-use crate::engine::turns::Client;
-use crate::engine::{Engine, Want};
-use crate::observe::access::AccessLog;
+use crate::engine::{Engine, Want, turns};
 use crate::observe::health::Health;
-use crate::observe::metrics::{Kind, Metrics};
+use crate::observe::metrics::Kind;
 use crate::registry::media_type::Accept;
 use crate::registry::route::{self, Page, Refusal, Resource, Route, Source};
 use crate::registry::{Reference, RepositoryName};
@@ -25,12 +25,12 @@ use crate::registry::{Reference, RepositoryName};
 pub struct SiteParts {
     /// Who decides.
     pub engine: Arc<Engine>,
-    /// Where to count.
-    pub metrics: Arc<Metrics>,
-    /// Where to write answered requests.
-    pub access: Option<AccessLog>,
+    /// Where answered requests are written down.
+    pub records: Records,
     /// The checks that gate.
     pub health: Health,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
     /// `http.prefix`.
     pub prefix: String,
     /// `http.headers`.
@@ -54,28 +54,18 @@ impl Site {
         Arc::new(Self(parts))
     }
 
-    /// Where to count.
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
-    }
-
-    /// Where to write.
-    pub fn access(&self) -> Option<&AccessLog> {
-        self.0.access.as_ref()
-    }
-
     /// Answers a request.
     pub async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        peer: String,
+        client: Client,
         poison: Poison,
     ) -> Response<Body> {
         let has_body = !request.body().is_end_stream();
         let (mut head, _) = request.into_parts();
-        head.extensions.insert(Client::at(&peer));
-        let mut visit = Visit::new(self, &head, peer);
-        let (subject, answer) = self.decide(&head, has_body, poison).await;
+        head.extensions.insert(turns::Client::at(client.ip));
+        let mut visit = Visit::new(&self.0.records, &head, client.name.clone());
+        let (subject, answer) = self.decide(&head, has_body, &client, poison).await;
         let Answer { mut response, outcome } = answer;
         if let Some(outcome) = outcome {
             insert(response.headers_mut(), CACHE_STATUS, &outcome.to_string());
@@ -91,6 +81,7 @@ impl Site {
         self: &Arc<Self>,
         head: &http::request::Parts,
         has_body: bool,
+        client: &Client,
         poison: Poison,
     ) -> (Subject, Answer) {
         if self.0.health.gates() {
@@ -110,7 +101,12 @@ impl Site {
             return (NOTHING, alive());
         }
         let is_place = !matches!(route, Ok(Route::BaseWithoutSlash) | Err(Refusal::NotFound));
+        let login = match is_place {
+            true => self.0.gate.check_login(&head.headers, client).await,
+            false => Ok(()),
+        };
         let (subject, mut answer) = match route {
+            _ if login.is_err() => (NOTHING, Answer::plain(login.err().unwrap_or_else(failure::denied))),
             Ok(route) => self.dispatch(route, head, poison).await,
             Err(refusal) => (NOTHING, failure::refusal(refusal)),
         };
@@ -199,7 +195,7 @@ impl Site {
     }
 }
 
-fn client(head: &http::request::Parts) -> Client {
+fn client(head: &http::request::Parts) -> turns::Client {
     head.extensions.get().copied().unwrap_or_default()
 }
 

@@ -20,7 +20,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::{CHALLENGE_PROTOCOL, Certificates, is_challenge};
-use crate::config::{ClientDemand, Tls};
+use crate::config::{ClientDemand, Protocol, Tls};
 use crate::sys::sync::lock;
 
 /// Sessions of TLS 1.2 that may be resumed by identifier; others have tickets, which cost us nothing.
@@ -51,7 +51,7 @@ struct Parts {
 struct Rules {
     provider: Arc<CryptoProvider>,
     versions: &'static [&'static SupportedProtocolVersion],
-    http2: bool,
+    alpn: Vec<Protocol>,
     demand: Option<ClientDemand>,
 }
 
@@ -69,15 +69,20 @@ pub enum Shaken<IO> {
     Client(Box<TlsStream<IO>>),
     /// It was a CA that validated a name; there is nothing more to say.
     Challenge,
+    /// It was somebody who may not come in, and was told so.
+    Outsider,
 }
+
+/// A fatal alert, `access_denied` (RFC 8446 section 6): clients show it by that name.
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 impl Acceptor {
     /// Sets it up. A clients' CA that is configured has to be [trusted](Self::trust) before anybody is let in.
-    pub fn new(tls: &Tls, http2: bool, certificates: Certificates) -> Result<Self, String> {
+    pub fn new(tls: &Tls, alpn: &[Protocol], certificates: Certificates) -> Result<Self, String> {
         let rules = Rules {
             provider: Arc::new(provider(&tls.suites)),
             versions: if tls.only_1_3 { ONLY_1_3 } else { rustls::DEFAULT_VERSIONS },
-            http2,
+            alpn: alpn.to_vec(),
             demand: tls.clients.as_ref().map(|clients| clients.demand),
         };
         let verifier = match rules.demand {
@@ -103,14 +108,24 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Shakes hands.
-    pub async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(&self, socket: IO) -> io::Result<Shaken<IO>> {
+    /// Shakes hands; with an outsider only if it is a CA: those ask from addresses that nobody publishes.
+    pub async fn accept<IO: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: IO,
+        outsider: bool,
+    ) -> io::Result<Shaken<IO>> {
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
         if is_challenge(&start.client_hello()) {
             let mut stream = start.into_stream(Arc::clone(&self.0.challenge)).await?;
             // The CA has seen the certificate; whether it waits for our goodbye is its business.
             let _ = stream.shutdown().await;
             return Ok(Shaken::Challenge);
+        }
+        if outsider {
+            let mut socket = start.io;
+            socket.write_all(&ACCESS_DENIED).await?;
+            socket.shutdown().await?;
+            return Ok(Shaken::Outsider);
         }
         let stream = start.into_stream(self.current()).await?;
         Ok(Shaken::Client(Box::new(stream)))
@@ -143,7 +158,7 @@ impl Rules {
         let builder = builder.with_client_cert_verifier(verifier);
         let mut config = builder.with_cert_resolver(Arc::new(certificates.clone()));
         config.alpn_protocols =
-            if self.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+            self.alpn.iter().map(|protocol| protocol.name().as_bytes().to_vec()).collect();
         Ok(config)
     }
 }

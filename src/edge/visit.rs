@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, StatusCode, Version, header};
 
-use super::Site;
 use crate::engine::Outcome;
-use crate::observe::access::Entry;
-use crate::observe::metrics::Kind;
+use crate::observe::access::{AccessLog, Entry};
+use crate::observe::metrics::{Kind, Metrics};
 use crate::sys::{clock, entropy};
 
 /// What a request was about: its name in the metrics, and whether it asked for content.
@@ -23,9 +22,18 @@ pub struct Subject {
 /// Nothing that has a name.
 pub const NOTHING: Subject = Subject { handler: "none", kind: None };
 
+/// Where answered requests are written down.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Where to write a line.
+    pub access: Option<AccessLog>,
+}
+
 /// A request on its way to its line in the log and its counters, which it gets however it ends.
 pub struct Visit {
-    site: Arc<Site>,
+    records: Records,
     began: Instant,
     subject: Subject,
     outcome: Option<Outcome>,
@@ -37,7 +45,7 @@ const CLIENT_LEFT: u16 = 499;
 
 impl Visit {
     /// A request that has just come.
-    pub fn new(site: &Arc<Site>, head: &http::request::Parts, peer: String) -> Self {
+    pub fn new(records: &Records, head: &http::request::Parts, peer: String) -> Self {
         let text = |name| head.headers.get(name).map(lossy).unwrap_or_default();
         let entry = Entry {
             peer,
@@ -54,7 +62,7 @@ impl Visit {
             id: entropy::number(),
         };
         let began = clock::monotonic();
-        Self { site: Arc::clone(site), began, subject: NOTHING, outcome: None, entry }
+        Self { records: records.clone(), began, subject: NOTHING, outcome: None, entry }
     }
 
     /// It has an answer; what is left is to give it out.
@@ -74,12 +82,12 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.entry.took = clock::monotonic().saturating_duration_since(self.began);
-        let Self { site, subject, outcome, entry, .. } = self;
-        site.metrics().answered(subject.handler, method(&entry.method), entry.status, entry.took);
+        let Self { records, subject, outcome, entry, .. } = self;
+        records.metrics.answered(subject.handler, method(&entry.method), entry.status, entry.took);
         if let (Some(kind), Some(outcome)) = (subject.kind, outcome) {
-            site.metrics().content(kind, outcome.label(), outcome.is_hit(), entry.bytes);
+            records.metrics.content(kind, outcome.label(), outcome.is_hit(), entry.bytes);
         }
-        if let Some(access) = site.access() {
+        if let Some(access) = &records.access {
             access.write(entry);
         }
     }

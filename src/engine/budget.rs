@@ -13,6 +13,7 @@ pub mod room;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
 use super::{Engine, blocking};
@@ -46,7 +47,7 @@ pub fn is_over_budget(error: &std::io::Error) -> bool {
 /// The ledger.
 #[derive(Debug)]
 pub struct Budget {
-    rules: Cache,
+    rules: ArcSwap<Cache>,
     readers: Arc<Readers>,
     ledger: Mutex<Ledger>,
     wanted: Notify,
@@ -98,7 +99,7 @@ impl Budget {
     /// A budget of which nothing is known to be used yet.
     pub fn new(rules: Cache) -> Arc<Self> {
         Arc::new(Self {
-            rules,
+            rules: ArcSwap::from_pointee(rules),
             readers: Arc::default(),
             ledger: Mutex::default(),
             wanted: Notify::new(),
@@ -107,8 +108,14 @@ impl Budget {
     }
 
     /// The configuration.
-    pub fn rules(&self) -> &Cache {
-        &self.rules
+    pub fn rules(&self) -> Cache {
+        **self.rules.load()
+    }
+
+    /// Another configuration, which counts from now on.
+    pub fn change(&self, rules: Cache) {
+        self.rules.store(Arc::new(rules));
+        self.wanted.notify_one();
     }
 
     /// Who reads what.
@@ -170,7 +177,7 @@ impl Budget {
     pub fn need(&self, space: &Space, measured: OwnBytes, aim: Aim) -> Need {
         let mut ledger = lock(&self.ledger);
         ledger.measured = measured;
-        let limits = Limits::new(&self.rules, space);
+        let limits = Limits::new(&self.rules(), space);
         ledger.limits = Some(limits);
         room::need(&self.usage_of(&ledger), &limits, space, limits.ahead(&ledger.waiting), aim)
     }
@@ -215,7 +222,7 @@ impl Budget {
 
     fn try_reserve(self: &Arc<Self>, bytes: u64, space: &Space) -> Option<Reservation> {
         let mut ledger = lock(&self.ledger);
-        let limits = Limits::new(&self.rules, space);
+        let limits = Limits::new(&self.rules(), space);
         if !ledger.counted || !room::fits(&self.usage_of(&ledger), &limits, space, bytes) {
             return None;
         }
@@ -226,7 +233,7 @@ impl Budget {
     fn could_fit(&self, bytes: u64, space: &Space, measured: OwnBytes) -> bool {
         let mut ledger = lock(&self.ledger);
         ledger.measured = measured;
-        room::could_fit(&self.usage_of(&ledger), &Limits::new(&self.rules, space), bytes)
+        room::could_fit(&self.usage_of(&ledger), &Limits::new(&self.rules(), space), bytes)
     }
 }
 
@@ -331,7 +338,7 @@ impl Engine {
     /// Whether so many bytes more leave what `tidegate.cache.minfree` leaves to others.
     pub async fn leaves_enough_free(&self, bytes: u64) -> bool {
         let Ok((space, _)) = self.measure().await else { return false };
-        let least = Limits::new(&self.budget.rules, &space).free_bytes_min;
+        let least = Limits::new(&self.budget.rules(), &space).free_bytes_min;
         space.free_bytes >= least.saturating_add(bytes)
     }
 

@@ -138,11 +138,12 @@ impl Engine {
     }
 
     async fn watch(self: Arc<Self>) {
-        let idle = self.budget.rules().idle;
-        let looks = idle.map(|idle| (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX));
-        let wait = looks.map_or(WATCH_INTERVAL, |interval| interval.min(WATCH_INTERVAL));
         let mut looked = None;
         loop {
+            // Anew each time: the rules may have changed.
+            let idle = self.budget.rules().idle;
+            let looks = idle.map(|idle| (idle / IDLE_LOOKS).clamp(IDLE_INTERVAL_MIN, IDLE_INTERVAL_MAX));
+            let wait = looks.map_or(WATCH_INTERVAL, |interval| interval.min(WATCH_INTERVAL));
             let now = clock::monotonic();
             let since = looked.map(|at| now.saturating_duration_since(at));
             let due = looks.is_some_and(|interval| since.is_none_or(|since| since >= interval));

@@ -29,8 +29,7 @@ pub(super) fn engine(store: Store, index: Index, cache: Cache) -> Arc<Engine> {
         name_configured: true,
         host: "127.0.0.1:9",
         account: None,
-        allow: vec![],
-        deny: vec![],
+        patterns: super::repository::Patterns { allow: vec![], deny: vec![] },
     });
     Engine::new(Parts {
         upstream: upstream.unwrap(),

@@ -1,5 +1,9 @@
 //! Which repository of which upstream a request means, and whether it may be asked for at all.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
 use super::turns::Client;
 use crate::index::RepoKey;
 use crate::registry::route::Source;
@@ -34,8 +38,16 @@ pub struct Naming {
     scope: String,
     aliases: Vec<String>,
     library: bool,
-    allow: Vec<Pattern>,
-    deny: Vec<Pattern>,
+    patterns: ArcSwap<Patterns>,
+}
+
+/// Which repositories may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patterns {
+    /// One must match; none means all.
+    pub allow: Vec<Pattern>,
+    /// None may match.
+    pub deny: Vec<Pattern>,
 }
 
 /// What [`Naming::new`] needs to know.
@@ -49,10 +61,8 @@ pub struct Setup<'a> {
     pub host: &'a str,
     /// The account, or nothing for anonymous: what one account may see says nothing about another.
     pub account: Option<&'a str>,
-    /// Patterns of which one must match; none means all.
-    pub allow: Vec<Pattern>,
-    /// Patterns of which none may match.
-    pub deny: Vec<Pattern>,
+    /// Which repositories may be asked for.
+    pub patterns: Patterns,
 }
 
 /// Why a repository is not served, whatever the upstream has.
@@ -78,9 +88,13 @@ impl Naming {
             scope: setup.account.map(|account| format!("account:{account}")).unwrap_or_default(),
             aliases,
             library: hub_host || (hub_name && setup.name_configured),
-            allow: setup.allow,
-            deny: setup.deny,
+            patterns: ArcSwap::from_pointee(setup.patterns),
         }
+    }
+
+    /// Other patterns, from now on.
+    pub fn change(&self, patterns: Patterns) {
+        self.patterns.store(Arc::new(patterns));
     }
 
     /// The name of the upstream: what `ns=` calls it and the index files it under.
@@ -109,8 +123,9 @@ impl Naming {
 
     /// Whether the patterns let a repository be asked for.
     pub fn is_served(&self, name: &RepositoryName) -> bool {
-        let allowed = self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.matches(name));
-        allowed && !self.deny.iter().any(|pattern| pattern.matches(name))
+        let patterns = self.patterns.load();
+        let allowed = patterns.allow.is_empty() || patterns.allow.iter().any(|pattern| pattern.matches(name));
+        allowed && !patterns.deny.iter().any(|pattern| pattern.matches(name))
     }
 
     fn is_alias(&self, host: &str) -> bool {
@@ -141,8 +156,7 @@ mod tests {
             name_configured: configured,
             host,
             account: None,
-            allow: vec![],
-            deny: vec![pattern("secret/**")],
+            patterns: Patterns { allow: vec![], deny: vec![pattern("secret/**")] },
         })
     }
 
@@ -187,8 +201,7 @@ mod tests {
                 name_configured: false,
                 host: "h",
                 account,
-                allow: vec![],
-                deny: vec![],
+                patterns: Patterns { allow: vec![], deny: vec![] },
             };
             Naming::new(setup).resolve(None, &"a/b".parse().unwrap()).unwrap().key
         };

@@ -18,9 +18,9 @@ use line::Line;
 pub struct Client(Option<IpAddr>);
 
 impl Client {
-    /// The client at an address as text; one without if it is none.
-    pub fn at(peer: &str) -> Self {
-        Self(peer.parse().ok())
+    /// The client at an address.
+    pub fn at(address: Option<IpAddr>) -> Self {
+        Self(address)
     }
 }
 

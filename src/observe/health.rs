@@ -57,11 +57,13 @@ impl Health {
     }
 
     /// Starts the checks; they run as long as the process.
-    pub fn start(&self, checks: Vec<Check>, root: PathBuf) {
+    pub fn start(&self, checks: Vec<Check>, root: Option<PathBuf>) {
         for check in checks {
             tokio::spawn(watch(self.clone(), check));
         }
-        tokio::spawn(watch_store(self.clone(), root));
+        if let Some(root) = root {
+            tokio::spawn(watch_store(self.clone(), root));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only our own events are written. Libraries' debug output may show headers, and with them tokens.
 
 use std::fmt;
+use std::sync::RwLock;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -15,21 +16,36 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::lines::Lines;
 use crate::config::{self, Formatter, Log};
 use crate::sys::clock;
+use crate::sys::sync::{read, write};
+
+/// The least important level that is written. One log, one level.
+static LEAST: RwLock<config::Level> = RwLock::new(config::Level::Info);
 
 /// Sends all events of this process to `lines`, from now on.
 pub fn install(log: &Log, lines: Lines) {
-    let least = match log.level {
-        config::Level::Error => Level::ERROR,
-        config::Level::Warn => Level::WARN,
-        config::Level::Info => Level::INFO,
-        config::Level::Debug => Level::DEBUG,
-    };
-    let ours = filter_fn(move |metadata: &Metadata<'_>| {
-        metadata.target().starts_with("tidegate") && *metadata.level() <= least
+    set_level(log.level);
+    let ours = filter_fn(|metadata: &Metadata<'_>| {
+        metadata.target().starts_with("tidegate") && *metadata.level() <= least()
     });
     let layer = Shape { formatter: log.formatter, constant: log.fields.clone(), lines };
     // A second call in one process, as tests make it, changes nothing.
     let _ = tracing_subscriber::registry().with(layer.with_filter(ours)).try_init();
+}
+
+/// Another level, from now on.
+pub fn set_level(level: config::Level) {
+    *write(&LEAST) = level;
+    // What was decided for each place in the code is decided anew.
+    tracing::callsite::rebuild_interest_cache();
+}
+
+fn least() -> Level {
+    match *read(&LEAST) {
+        config::Level::Error => Level::ERROR,
+        config::Level::Warn => Level::WARN,
+        config::Level::Info => Level::INFO,
+        config::Level::Debug => Level::DEBUG,
+    }
 }
 
 struct Shape {

@@ -32,6 +32,38 @@ impl Kind {
     }
 }
 
+/// Why somebody was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// The address is not in the list.
+    Allow,
+    /// The client has too many connections.
+    PerClient,
+    /// A balancer did not say whose connection it is.
+    ProxyProtocol,
+    /// The login is wrong, or missing.
+    Login,
+    /// There were too many wrong logins.
+    Guesses,
+}
+
+impl Denied {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::PerClient => "perclient",
+            Self::ProxyProtocol => "proxyprotocol",
+            Self::Login => "login",
+            Self::Guesses => "guesses",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TypeLabel {
     r#type: &'static str,
@@ -95,6 +127,7 @@ pub struct Metrics {
     outcomes: Family<OutcomeLabels, Counter>,
     connections: Gauge,
     refused: Counter,
+    denied: Family<ReasonLabel, Counter>,
     handshakes: Counter,
     fills: Gauge,
     waiting: Gauge,
@@ -166,6 +199,7 @@ impl Default for Metrics {
             outcomes: Family::default(),
             connections: Gauge::default(),
             refused: Counter::default(),
+            denied: Family::default(),
             handshakes: Counter::default(),
             fills: Gauge::default(),
             waiting: Gauge::default(),
@@ -228,6 +262,7 @@ impl Metrics {
         own.register("answers", "Answers about content, by outcome", self.outcomes.clone());
         own.register("connections", "Open client connections", self.connections.clone());
         own.register("connections_refused", "Connections closed at once: too many", self.refused.clone());
+        own.register("denied", "Connections and requests that were not let in", self.denied.clone());
         own.register("tls_handshakes_failed", "TLS handshakes that failed", self.handshakes.clone());
         own.register("fills", "Blobs being fetched", self.fills.clone());
         own.register("fills_waiting", "Transfers that wait for their turn", self.waiting.clone());
@@ -355,6 +390,11 @@ impl Metrics {
     /// A connection was closed at once: too many are open.
     pub fn refused(&self) {
         self.refused.inc();
+    }
+
+    /// Somebody was not let in.
+    pub fn denied(&self, why: Denied) {
+        self.denied.get_or_create(&ReasonLabel { reason: why.label() }).inc();
     }
 
     /// A TLS handshake failed.

@@ -15,6 +15,8 @@ pub enum Code {
     BlobUploadInvalid,
     /// 404: an upload without a name.
     BlobUploadUnknown,
+    /// 403: whoever asks may not come in.
+    Denied,
     /// 400: not `algorithm:hex`.
     DigestInvalid,
     /// 404: the upstream does not know the manifest, or not for this repository.
@@ -27,6 +29,8 @@ pub enum Code {
     PaginationNumberInvalid,
     /// 429: the layer can't be had now. dockerd turns to the next registry at once on this, and only after 75 s on a 5xx.
     TooManyRequests,
+    /// 401: whoever asks does not say who he is, or says it wrong.
+    Unauthorized,
     /// 503: the manifest can't be had now.
     Unavailable,
     /// 500: a fault of the mirror itself.
@@ -51,6 +55,8 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::DigestInvalid | Self::NameInvalid | Self::PaginationNumberInvalid => 400,
+            Self::Unauthorized => 401,
+            Self::Denied => 403,
             Self::BlobUnknown
             | Self::BlobUploadInvalid
             | Self::BlobUploadUnknown
@@ -69,12 +75,14 @@ impl Code {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
             Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::Denied => "DENIED",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
             Self::Unsupported => "UNSUPPORTED",
@@ -87,12 +95,14 @@ impl Code {
             Self::BlobUnknown => "blob unknown to registry",
             Self::BlobUploadInvalid => "blob upload invalid",
             Self::BlobUploadUnknown => "blob upload unknown to registry",
+            Self::Denied => "requested access to the resource is denied",
             Self::DigestInvalid => "provided digest did not match uploaded content",
             Self::ManifestUnknown => "manifest unknown",
             Self::NameInvalid => "invalid repository name",
             Self::NameUnknown => "repository name not known to registry",
             Self::PaginationNumberInvalid => "invalid number of results requested",
             Self::TooManyRequests => "too many requests",
+            Self::Unauthorized => "authentication required",
             Self::Unavailable => "service unavailable",
             Self::Unknown => "unknown error",
             Self::Unsupported => "The operation is unsupported.",

@@ -92,10 +92,17 @@ pub fn read_steady(path: &Path, bytes_max: usize) -> io::Result<Steady> {
     Ok(if is_same { Steady::Whole(content.to_vec(), metadata.mode()) } else { Steady::Changing })
 }
 
-/// Writes a file that is there whole or not at all, for its owner and as the mode says, and that survives a power cut.
+/// Writes a file that is there whole or not at all, for its owner and as the mode says. One that is `durable` survives a power
+/// cut, and takes as long as the disk.
 ///
 /// Until then it has a name that begins with a dot.
-pub fn write_whole(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+pub fn write_whole(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    durable: bool,
+) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -107,9 +114,11 @@ pub fn write_whole(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u
             std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
         }
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
+        if durable {
+            file.sync_all()?;
+        }
         std::fs::rename(&aside, path)?;
-        path.parent().map_or(Ok(()), sync_folder)
+        path.parent().filter(|_| durable).map_or(Ok(()), sync_folder)
     };
     write().inspect_err(|_| drop(std::fs::remove_file(&aside)))
 }

@@ -5,9 +5,10 @@
 //! needs no upstream, and remembered, so that later questions carry their token at once.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
@@ -64,7 +65,7 @@ pub struct Ticket {
 pub struct Tokens {
     upstream: Url,
     host: String,
-    account: Option<Account>,
+    account: ArcSwapOption<Account>,
     fallback: bool,
     realms: Vec<String>,
     state: Mutex<State>,
@@ -126,8 +127,16 @@ impl Tokens {
         fallback: bool,
         realms: Vec<String>,
     ) -> Self {
-        let state = Mutex::default();
+        let (account, state) = (ArcSwapOption::from_pointee(account), Mutex::default());
         Self { upstream: upstream.clone(), host: host.to_owned(), account, fallback, realms, state }
+    }
+
+    /// Another password of the same account: what came of the old one is forgotten, a refusal too.
+    pub fn change_account(&self, account: Account) {
+        self.account.store(Some(Arc::new(account)));
+        let mut state = lock(&self.state);
+        state.kept.retain(|(login, _), _| *login != Login::Account);
+        (state.refused_at, state.accepted) = (None, false);
     }
 
     /// What a request in a scope needs, by what is known.
@@ -149,7 +158,7 @@ impl Tokens {
 
     /// Who asks now: the account unless it was refused moments ago.
     fn login(&self, state: &State, now: Instant) -> Result<Login, FetchError> {
-        if self.account.is_none() {
+        if self.account.load().is_none() {
             return Ok(Login::Anonymous);
         }
         let refused = state.refused_at.is_some_and(|at| now.saturating_duration_since(at) < REFUSAL);
@@ -168,7 +177,7 @@ impl Tokens {
         login: Login,
     ) -> Result<TokenRequest, FetchError> {
         let mut url = self.realm(realm)?;
-        let account = self.account.clone().filter(|_| login == Login::Account);
+        let account = self.account.load().as_deref().filter(|_| login == Login::Account).cloned();
         {
             let mut query = url.query_pairs_mut();
             service.map(|service| query.append_pair("service", service));
@@ -186,7 +195,8 @@ impl Tokens {
     }
 
     fn basic(&self, login: Login) -> Option<Ticket> {
-        let account = self.account.as_ref().filter(|_| login == Login::Account)?;
+        let account = self.account.load();
+        let account = account.as_deref().filter(|_| login == Login::Account)?;
         Some(Ticket { header: basic_header(account)?, login })
     }
 
@@ -265,7 +275,7 @@ impl Tokens {
         let state = lock(&self.state);
         let refused =
             state.refused_at.is_some_and(|at| clock::monotonic().saturating_duration_since(at) < REFUSAL);
-        match (&self.account, refused, state.accepted) {
+        match (self.account.load().as_deref(), refused, state.accepted) {
             (None, ..) => AccountState::Anonymous,
             (_, true, _) => AccountState::Refused,
             (_, _, true) => AccountState::Accepted,

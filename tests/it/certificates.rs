@@ -16,6 +16,7 @@ use crate::support::command::run;
 use crate::support::mirror::{Mirror, Setup};
 use crate::support::process::Signal;
 use crate::support::pull::get;
+use crate::support::soon;
 use crate::support::writer::{self, Writer};
 use serde_json::Value;
 
@@ -306,8 +307,18 @@ async fn a_start_with_bad_files_uses_the_last_good_pair() {
     for (number, setup) in [story.setup(), story.named()].into_iter().enumerate() {
         let good = story.authority.good(&["localhost"]);
         writer::write(Writer::Again, &story.folder, &good, 0);
-        let (setup, _) = setup.start().stop();
-        let kept = setup.root().join("tidegate/tls");
+        let mirror = setup.start();
+        let kept = mirror.setup.root().join("tidegate/tls");
+        let is_kept = |entry: std::io::Result<std::fs::DirEntry>| {
+            !entry.unwrap().file_name().to_string_lossy().starts_with('.')
+        };
+        soon("the pair is kept", async {
+            while !std::fs::read_dir(&kept).is_ok_and(|mut entries| entries.any(is_kept)) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (setup, _) = mirror.stop();
         assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o700);
         cut(&story, "privkey.pem");
         let mirror = setup.start();
@@ -430,4 +441,37 @@ async fn a_self_signed_pair_is_made_served_and_shown() {
     let (setup, _) = mirror.stop();
     let nobody = setup.arguments(&["cert", "show", &config]).output();
     assert_eq!(nobody.status.code(), Some(3));
+}
+
+/// What a client of openssl is shown, with these arguments.
+fn shown(mirror: &Mirror, arguments: &[&str]) -> String {
+    let address = mirror.address.clone();
+    let all = [&["s_client", "-connect", &address, "-servername", "localhost"][..], arguments].concat();
+    let output = std::process::Command::new("openssl").args(all).stdin(std::process::Stdio::null()).output();
+    String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_client_gets_the_kind_of_key_that_it_knows() {
+    let story = Story::new();
+    let pair = story.authority.good(&["localhost"]);
+    writer::write(Writer::Move, &story.folder, &pair, 0);
+    let (key, certificate) = (story.folder.join("rsa.key"), story.folder.join("rsa.crt"));
+    let (key, certificate) = (key.to_str().unwrap(), certificate.to_str().unwrap());
+    let made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"];
+    let named = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate];
+    run("openssl", &[&made[..], &named].concat());
+    let mirror = story.setup().start();
+    // openssl marks what it signs itself as a CA's: served all the same, to those who can't use a better one.
+    mirror.logged("it is marked as a CA's");
+    for version in ["-tls1_2", "-tls1_3"] {
+        let old = shown(&mirror, &[version, "-sigalgs", "RSA-PSS+SHA256:RSA+SHA256"]);
+        assert!(old.contains("Peer signature type: RSA"), "{version}: {old}");
+        let new = shown(&mirror, &[version]);
+        assert!(new.contains("Peer signature type: ECDSA"), "{version}: {new}");
+    }
+    let url = format!("https://localhost:{}/v2/", mirror.address.rsplit(':').next().unwrap());
+    let old =
+        ["-s", "--tls-max", "1.2", "--ciphers", "ECDHE-RSA-AES128-GCM-SHA256", "--cacert", certificate, &url];
+    assert_eq!(run("curl", &old), "{}");
 }

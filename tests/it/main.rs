@@ -12,6 +12,7 @@
 mod blackbox;
 mod support;
 
+mod abuse;
 mod acme;
 mod budget;
 mod certificates;
@@ -20,16 +21,20 @@ mod conformance;
 mod crash;
 mod disk;
 mod documents;
+mod drain;
 mod failure;
 mod faults;
 mod fills;
 mod flights;
+mod gate;
 mod limits;
 mod model;
 mod operate;
 mod reach;
+mod reload;
 mod rot;
 mod service;
+mod sidecar;
 mod smoke;
 mod tags;
 mod trouble;

@@ -12,6 +12,7 @@ pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod pull;
+pub mod raw;
 pub mod script;
 pub mod strace;
 pub mod tls;

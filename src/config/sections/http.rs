@@ -17,14 +17,12 @@ const LISTEN: Listen = Listen::Anywhere(5000);
 const DRAIN: Duration = Duration::from_secs(30);
 
 pub(in crate::config) fn http(reader: &mut Reader<'_>) -> Http {
-    let http2_disabled = reader.flag("http.http2.disabled").unwrap_or(false);
     Http {
         listen: listen(reader),
         prefix: prefix(reader),
         headers: headers(reader),
         drain: reader.duration("http.draintimeout").unwrap_or(DRAIN),
         tls: tls(reader),
-        http2: !http2_disabled,
         debug: debug(reader),
     }
 }
@@ -47,7 +45,7 @@ fn listen(reader: &mut Reader<'_>) -> Listen {
     }
 }
 
-fn tcp(reader: &mut Reader<'_>, found: &Found) -> Listen {
+pub(super) fn tcp(reader: &mut Reader<'_>, found: &Found) -> Listen {
     address::parse(&found.text).unwrap_or_else(|error| {
         let fix = "write :5000, or an IP address and a port, such as 127.0.0.1:5000 or [::1]:5000";
         reader.report.refuse(found.problem(format!("no address to listen on: {error}"), fix));

@@ -87,7 +87,11 @@ fn nothing_at_all_is_a_mirror_of_docker_hub() {
     assert_eq!((config.log.level, config.log.formatter), (Level::Info, Formatter::Text));
     assert_eq!(config.log.access, Some(AccessFormat::Combined));
     assert_eq!((config.http.listen, config.http.drain), (Listen::Anywhere(5000), Duration::from_secs(30)));
-    assert!(config.http.http2 && config.http.tls.is_none() && config.http.debug.is_none());
+    assert!(
+        config.edge.alpn == [Protocol::Http2, Protocol::Http1]
+            && config.http.tls.is_none()
+            && config.http.debug.is_none()
+    );
     assert_eq!(config.proxy.remoteurl.as_str(), "https://registry-1.docker.io/");
     assert_eq!((config.proxy.name.as_str(), config.proxy.account), ("docker.io", None));
     assert!(config.proxy.anonymous_fallback && !config.proxy.configured);
@@ -267,9 +271,9 @@ fn the_example_of_debians_package_is_not_read_unless_named() {
     assert!(config.warnings.len() == 1 && config.warnings[0].contains(&example), "{:?}", config.warnings);
 
     let named = Inputs { file: Some(example.clone().into()), variables: vec![] };
-    assert!(Config::load(&named).unwrap_err().to_string().contains("auth.htpasswd"));
+    assert!(Config::load(&named).unwrap().htpasswd.is_some());
     let mirror = write("mirror.yml", "proxy: {remoteurl: https://quay.io}\n", &logins.to_string());
-    assert!(load(&mirror).unwrap_err().to_string().contains("auth.htpasswd"));
+    assert!(load(&mirror).unwrap().htpasswd.is_some());
     let in_use = write("in_use.yml", "", &example);
-    assert!(load(&in_use).unwrap_err().to_string().contains("auth.htpasswd"));
+    assert!(load(&in_use).unwrap().htpasswd.is_some());
 }

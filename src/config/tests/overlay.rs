@@ -138,7 +138,7 @@ fn other_texts_are_yaml_where_they_can_be() {
     let tls = config.http.tls.unwrap().files.unwrap();
     assert_eq!((tls.certificate.to_str(), tls.key.to_str()), (Some("/a b.pem"), Some("@key")));
     assert_eq!(config.log.fields, pairs(&[("service", "a: b")]));
-    assert!(!config.http.http2 && config.http.drain.is_zero());
+    assert!(config.edge.alpn == [Protocol::Http1] && config.http.drain.is_zero());
 }
 
 #[test]

@@ -13,8 +13,8 @@ fn check(text: &str, key: &str, reason: &str) {
 
 #[test]
 fn what_would_let_anybody_in_is_refused() {
-    check("auth: {htpasswd: {realm: r, path: /p}}", "auth.htpasswd", "everybody would be let in");
-    check("auth: htpasswd", "auth.htpasswd", "everybody");
+    check("auth: {htpasswd: {realm: r}}", "auth.htpasswd.path", "must be set");
+    check("auth: htpasswd", "auth.htpasswd.realm", "must be set");
     check("auth: {token: {realm: r}}", "auth.token", "takes no tokens");
     check("auth: {silly: }", "auth.silly", "no protection");
     check("auth: {ldap: {}}", "auth.ldap", "no such way");
@@ -42,7 +42,7 @@ fn other_drivers_are_refused() {
 #[test]
 fn what_this_version_does_not_have_is_refused() {
     check("proxy: {exec: {command: x}}", "proxy.exec", "no credential helper");
-    for key in ["edge.allow", "edge.forward", "edge.proxyprotocol", "edge.perclient", "debug.allow"] {
+    for key in ["edge.ktls", "debug.allow"] {
         let (group, name) = key.split_once('.').unwrap();
         check(
             &format!("tidegate: {{{group}: {{{name}: x}}}}"),
@@ -190,9 +190,38 @@ fn everything_wrong_is_said_at_once() {
         from_both(file, &[("REGISTRY_HTTP_ADDR", "x"), ("TIDEGATE_TAGS_FRESH", "soon")]).unwrap_err();
     let keys: Vec<_> = errors.problems().iter().map(|problem| problem.key.as_str()).collect();
     let expected =
-        ["version", "auth.htpasswd", "log.level", "http.addr", "proxy.username", "tidegate.tags.fresh"];
+        ["version", "log.level", "http.addr", "proxy.username", "tidegate.tags.fresh", "auth.htpasswd.realm"];
     assert_eq!(keys, expected, "{errors}");
     let text = errors.to_string();
     assert!(text.contains("http.addr = \"x\" (REGISTRY_HTTP_ADDR): "), "{text}");
     assert!(text.contains(":2:14): no such value\n  fix: use one of: error, warn, info, debug"), "{text}");
+}
+
+#[test]
+fn rules_for_clients_that_say_nothing_are_refused() {
+    for key in ["allow", "proxyprotocol"] {
+        let key = format!("tidegate.edge.{key}");
+        let name = key.rsplit('.').next().unwrap();
+        check(&format!("tidegate: {{edge: {{{name}: [10.0.0.0/8, here]}}}}"), &key, "no network");
+        check(&format!("tidegate: {{edge: {{{name}: 10.0.0.0/33}}}}"), &key, "no network");
+    }
+    check("tidegate: {edge: {connections: 0}}", "tidegate.edge.connections", "nobody could connect");
+    check("tidegate: {edge: {perclient: 0}}", "tidegate.edge.perclient", "no number above 0");
+    check("tidegate: {edge: {perclient: many}}", "tidegate.edge.perclient", "no number above 0");
+    check("tidegate: {edge: {alpn: [h2, h3]}}", "tidegate.edge.alpn", "no such protocol");
+    check("tidegate: {edge: {hsts: 1y}}", "tidegate.edge.hsts", "no duration");
+    check("tidegate: {edge: {plain: http}}", "tidegate.edge.plain", "names no port");
+    let both = "http: {http2: {disabled: true}}\ntidegate: {edge: {alpn: h2}}";
+    check(both, "tidegate.edge.alpn", "http2.disabled");
+}
+
+#[test]
+fn a_sidecar_has_no_keys_of_a_mirror() {
+    let sidecar = "tidegate: {edge: {forward: 'http://127.0.0.1:5001'}}\n";
+    for key in ["proxy: {ttl: 1h}", "storage: {filesystem: {rootdirectory: /x}}"] {
+        check(&format!("{sidecar}{key}"), key.split(':').next().unwrap(), "there is none");
+    }
+    let cached = "tidegate: {edge: {forward: 'unix:/run/r'}, cache: {hold: 1s}}";
+    check(cached, "tidegate.cache", "there is none");
+    assert_eq!(from_yaml(&format!("{sidecar}tags: {{maxtags: 5}}")).unwrap().warnings.len(), 1);
 }

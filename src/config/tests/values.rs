@@ -222,3 +222,32 @@ fn certificates_come_from_files_from_a_folder_or_from_both() {
     let default = default.unwrap().http.tls.unwrap().clients.unwrap();
     assert_eq!((default.authorities.len(), default.demand), (2, ClientDemand::RequireAndVerify));
 }
+
+#[test]
+fn who_may_come_in() {
+    let edge = check("log: {level: info}", &[]).edge;
+    assert!(edge.allow.is_empty() && edge.proxies.is_empty() && edge.plain.is_none() && edge.hsts.is_none());
+    assert_eq!((edge.connections, edge.per_client), (20_000, None));
+    let text = "
+tidegate:
+  edge:
+    plain: ':80'
+    allow: [10.1.2.3/8, 2001:db8::7, '::ffff:192.0.2.1']
+    proxyprotocol: 'off'
+    alpn: http/1.1, h2
+    connections: 500
+    perclient: 20
+    hsts: 24h
+auth: {htpasswd: {realm: a b, path: /etc/logins}}
+";
+    let config = check(text, &[]);
+    let allow: Vec<String> = config.edge.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allow, ["10.0.0.0/8", "2001:db8::7/128", "192.0.2.1/32"]);
+    assert_eq!(config.edge.plain, Some(Listen::Anywhere(80)));
+    assert_eq!(config.edge.alpn, [Protocol::Http1, Protocol::Http2]);
+    assert_eq!((config.edge.connections, config.edge.per_client), (500, Some(20)));
+    assert!(config.edge.proxies.is_empty() && config.edge.hsts == Some(Duration::from_secs(86_400)));
+    assert_eq!(config.htpasswd.as_ref().map(|logins| logins.realm.as_str()), Some("a b"));
+    let again = from_both(&config.effective(), &[]).unwrap();
+    assert_eq!((again.edge, again.htpasswd), (config.edge, config.htpasswd));
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::answers::Front;
 use crate::config::Listen;
 use crate::edge::drain::Drain;
+use crate::edge::gate::Gate;
 use crate::edge::listener::Listener;
 use crate::edge::{Edge, Role};
 use crate::observe::metrics::Metrics;
@@ -46,5 +47,7 @@ fn opened(listener: Listener, front: Front, drain: Drain, metrics: Arc<Metrics>)
     tracing::info!("challenges over HTTP are answered on {listener}");
     front.answers.set_listening();
     let role = Role::Challenges(Arc::new(front));
-    Edge { listener, tls: None, role, drain, metrics, connections_max: CONNECTIONS_MAX }
+    // Whoever it is: CAs ask from addresses that nobody publishes.
+    let gate = Gate::open_to_all(CONNECTIONS_MAX, Arc::clone(&metrics));
+    Edge { listener, tls: None, role, gate, drain, metrics }
 }

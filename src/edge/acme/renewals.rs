@@ -198,9 +198,10 @@ impl Renewals {
                 if next <= now() {
                     // What failed is said and entered where it failed.
                     let _ = self.attempt(name, issuer, false).await;
+                    self.ask_for_a_wish(name).await;
                     (next, _) = self.next(name).await;
                 }
-                self.foretell(name, next).await;
+                self.foretell(name, next);
                 wait = wait.min(next.saturating_sub(now()).max(1));
             }
             tokio::select! {
@@ -261,7 +262,7 @@ impl Renewals {
     }
 
     /// Says when what comes next, to people and to the metrics.
-    async fn foretell(&self, name: &DnsName, next: Stamp) {
+    fn foretell(&self, name: &DnsName, next: Stamp) {
         let state = self.state(name);
         let next_renewal = i64::try_from(next).ok();
         let trouble = Some(state.last_line).filter(|line| !line.is_empty());

@@ -24,6 +24,7 @@ use super::storage::Begun;
 use super::trouble::Trouble;
 use super::wire;
 use crate::config::Challenge;
+use crate::sys::clock;
 
 /// How long one call may take: a CA that has not answered by then will not.
 const CALL_WAIT: Duration = Duration::from_secs(30);
@@ -234,13 +235,20 @@ where
     let mut waits = waits.iter();
     let mut nonces = 0;
     loop {
-        let trouble = match tokio::time::timeout(CALL_WAIT, make()).await {
+        // What an earlier answer asked for is no matter of this one.
+        let _ = wire::asked_to_wait();
+        let mut trouble = match tokio::time::timeout(CALL_WAIT, make()).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => Trouble::of_call(what, &error),
             Err(_) => {
                 Trouble::new(Class::Transient, format!("{what}: the CA gave no answer within {CALL_WAIT:?}"))
             }
         };
+        if let Some(wait) = wire::asked_to_wait() {
+            let until = clock::unix_ms() / 1000 + wait.as_secs();
+            trouble.wait_until = Some(trouble.wait_until.map_or(until, |named| named.max(until)));
+            return Err(trouble);
+        }
         if trouble.is_bad_nonce() && nonces < NONCE_TRIES {
             nonces += 1;
             continue;

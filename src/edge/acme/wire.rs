@@ -1,7 +1,10 @@
-//! TLS towards a CA, through which at most so many bytes come: rustls-acme reads every answer to its end, however long it is.
+//! TLS towards a CA, which does what rustls-acme leaves out. It reads every answer to its end, however long it is: here at most
+//! so many bytes come through. It drops the headers of what went wrong: here `Retry-After` is kept.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::cipher::{
@@ -11,10 +14,21 @@ use rustls::crypto::cipher::{
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls13CipherSuite};
+use rustls::{
+    ClientConfig, ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite, Tls13CipherSuite,
+};
 
 /// Bytes of one connection, and so of one answer: a chain of ten certificates has a thirtieth of it.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the last answer of this process's CA said in `Retry-After`, in seconds; 0 for nothing. One session runs at a time.
+static ASKED_TO_WAIT: AtomicU64 = AtomicU64::new(0);
+
+/// Takes how long the answers since the last time asked us to wait.
+pub fn asked_to_wait() -> Option<Duration> {
+    let seconds = ASKED_TO_WAIT.swap(0, Ordering::Relaxed);
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
 
 /// The provider, whose connections end after that many bytes. Only TLS 1.3: every CA has it.
 static BOUNDED: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
@@ -76,8 +90,24 @@ impl MessageDecrypter for Counting {
             Some(left) => self.left = left,
             None => return Err(Error::General(format!("the answer has more than {ANSWER_BYTES_MAX} bytes"))),
         }
+        if plain.typ == ContentType::ApplicationData
+            && let Some(seconds) = retry_after(plain.payload)
+        {
+            ASKED_TO_WAIT.store(seconds, Ordering::Relaxed);
+        }
         Ok(plain)
     }
+}
+
+/// The seconds of `Retry-After`, if this is the beginning of an answer that has it.
+fn retry_after(beginning: &[u8]) -> Option<u64> {
+    if !beginning.starts_with(b"HTTP/1.1 ") {
+        return None;
+    }
+    let head = beginning.split(|byte| *byte == b'\n').take_while(|line| line.len() > 1);
+    let mut lines = head.filter_map(|line| str::from_utf8(line).ok()?.split_once(':'));
+    let (_, value) = lines.find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))?;
+    value.trim().parse().ok()
 }
 
 /// The CAs of a PEM file. The error names the file.
@@ -100,4 +130,23 @@ pub fn client(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<ClientCon
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?;
     Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_read_in_the_head_alone() {
+        let head = b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: x\r\nretry-after: 90\r\n\r\n{}";
+        assert_eq!(retry_after(head), Some(90));
+        for other in [
+            &b"HTTP/1.1 429 Too Many Requests\r\n\r\nRetry-After: 90\r\n"[..],
+            b"Retry-After: 90\r\n",
+            b"HTTP/1.1 429 x\r\nRetry-After: soon\r\n\r\n",
+            b"",
+        ] {
+            assert_eq!(retry_after(other), None, "{}", String::from_utf8_lossy(other));
+        }
+    }
 }

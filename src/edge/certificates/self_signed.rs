@@ -63,8 +63,10 @@ pub fn self_signed(out: &Path, authority: &Path, names: &[String]) -> Result<Sel
     let (ours, issuer) = issuer(authority, &made.authority)?;
     let (leaf, key) = leaf(names, &issuer)?;
     let chain = format!("{}{ours}", leaf.pem());
-    files::write_whole(&made.key, key.serialize_pem().as_bytes(), 0o600, None).map_err(at(&made.key))?;
-    files::write_whole(&made.certificate, chain.as_bytes(), 0o644, None).map_err(at(&made.certificate))?;
+    files::write_whole(&made.key, key.serialize_pem().as_bytes(), 0o600, None, true)
+        .map_err(at(&made.key))?;
+    files::write_whole(&made.certificate, chain.as_bytes(), 0o644, None, true)
+        .map_err(at(&made.certificate))?;
     Ok(made)
 }
 
@@ -93,7 +95,7 @@ fn issuer(folder: &Path, path: &Path) -> Result<(String, Issuer<'static, KeyPair
         Ok(text) => KeyPair::from_pem(&text).map_err(|error| failed(&key_path, &error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = KeyPair::generate().map_err(|error| failed(&key_path, &error))?;
-            files::write_whole(&key_path, key.serialize_pem().as_bytes(), 0o600, None)
+            files::write_whole(&key_path, key.serialize_pem().as_bytes(), 0o600, None, true)
                 .map_err(|error| failed(&key_path, &error))?;
             key
         }
@@ -111,7 +113,8 @@ fn issuer(folder: &Path, path: &Path) -> Result<(String, Issuer<'static, KeyPair
         Ok(text) => text,
         Err(_) => {
             let text = ours.self_signed(&key).map_err(|error| failed(path, &error))?.pem();
-            files::write_whole(path, text.as_bytes(), 0o644, None).map_err(|error| failed(path, &error))?;
+            files::write_whole(path, text.as_bytes(), 0o644, None, true)
+                .map_err(|error| failed(path, &error))?;
             text
         }
     };

@@ -194,6 +194,23 @@ mod tests {
         assert_eq!(found.troubles.len(), 4);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_files_give_pairs_or_troubles(cuts in proptest::collection::vec((0_usize..1200, proptest::num::u8::ANY), 0..6)) {
+            static MADE: std::sync::OnceLock<Made> = std::sync::OnceLock::new();
+            let made = MADE.get_or_init(|| made("a.test"));
+            let mut text = format!("{}{}{}", made.leaf, made.issuer, made.key).into_bytes();
+            for (at, byte) in cuts {
+                let at = at.min(text.len() - 1);
+                text[at] = byte;
+            }
+            let half = text.len() / 2;
+            let files = [("a", &text[..half]), ("b", &text[half..]), ("c", &text[..])];
+            let found = assemble(files.map(|(name, text)| (PathBuf::from(name), text.to_vec())).to_vec());
+            proptest::prop_assert!(!found.pairs.is_empty() || !found.troubles.is_empty());
+        }
+    }
+
     #[test]
     fn a_key_that_was_used_again_gives_both_certificates() {
         let a = made("a.test");

@@ -5,10 +5,11 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::edge::certificates::{PAIRS_MAX, Pair, Source};
 use crate::sys::files;
+use crate::sys::sync::lock;
 
 /// Longest file that is read back: a chain of ten and a key.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -53,7 +54,7 @@ impl Drawer {
             let is_there = files::read_small(&path, FILE_BYTES_MAX)
                 .is_ok_and(|there| there.as_deref() == Some(text.as_bytes()));
             if !is_there {
-                files::write_whole(&path, text.as_bytes(), mode, owner)?;
+                files::write_whole(&path, text.as_bytes(), mode, owner, !self.handed_over)?;
             }
             wanted.insert(name);
         }
@@ -103,6 +104,61 @@ impl Drawer {
         let folder = fs::metadata(&self.folder)?;
         let owner = files::is_root().then_some((folder.uid(), folder.gid()));
         Ok((if folder.uid() == files::uid() && folder.gid() != 0 { 0o640 } else { 0o600 }, owner))
+    }
+}
+
+/// Puts pairs away whenever they changed. What is only kept is written behind everybody's back: a disk that takes seconds to
+/// sync must not hold up the next look at the files.
+pub struct Keeper {
+    drawer: Drawer,
+    is_current: bool,
+    work: Arc<Mutex<Work>>,
+}
+
+#[derive(Default)]
+struct Work {
+    is_busy: bool,
+    failed: Option<io::Error>,
+}
+
+impl Keeper {
+    /// Nothing is put away yet.
+    pub fn new(drawer: Drawer) -> Self {
+        Self { drawer, is_current: false, work: Arc::default() }
+    }
+
+    /// What was put away at an earlier start.
+    pub fn contents(&self) -> Vec<Arc<Pair>> {
+        self.drawer.contents()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_done(&self) -> bool {
+        let work = lock(&self.work);
+        self.is_current && !work.is_busy && work.failed.is_none()
+    }
+
+    /// Sees to it that these pairs are put away, if they changed or the last try failed; says why it did.
+    pub fn keep(&mut self, pairs: Vec<Arc<Pair>>, changed: bool) -> Result<(), String> {
+        self.is_current &= !changed;
+        let mut work = lock(&self.work);
+        let failed = work.failed.take();
+        self.is_current &= failed.is_none();
+        if !self.is_current && !work.is_busy && !pairs.is_empty() {
+            self.is_current = true;
+            if self.drawer.handed_over {
+                work.failed = self.drawer.put(&pairs).err();
+            } else {
+                work.is_busy = true;
+                let (drawer, done) = (self.drawer.clone(), Arc::clone(&self.work));
+                tokio::task::spawn_blocking(move || {
+                    let failed = drawer.put(&pairs).err();
+                    *lock(&done) = Work { is_busy: false, failed };
+                });
+            }
+        }
+        let failed = failed.as_ref().or(work.failed.as_ref());
+        failed.map_or(Ok(()), |error| Err(format!("the pairs can't be put away: {error}")))
     }
 }
 

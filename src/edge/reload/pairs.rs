@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::assemble::assemble;
-use super::drawer::Drawer;
+use super::drawer::{Drawer, Keeper};
 use super::trouble::Troubles;
 use super::watch::Trail;
 use super::{Looked, Subject};
@@ -56,12 +56,10 @@ impl Place {
 pub struct Pairs {
     place: Place,
     certificates: Certificates,
-    drawer: Option<Drawer>,
+    keeper: Option<Keeper>,
     troubles: Troubles,
-    /// What the files were like when they were last read.
-    seen: Option<Vec<Mark>>,
-    /// Whether the drawer has what is served.
-    is_put_away: bool,
+    /// What the files were like when they were last read, if they could be looked at.
+    seen: Option<Option<Vec<Mark>>>,
     /// Whether a stand-in is put up while there is nothing.
     stands_in: bool,
     /// Keys that everybody can read, as far as that was said.
@@ -90,13 +88,13 @@ impl Pairs {
     ) -> Self {
         let troubles = Troubles::new(place.source(), certificates.clone());
         let (seen, exposed) = (None, BTreeSet::new());
-        let is_put_away = false;
-        Self { place, certificates, drawer, troubles, seen, is_put_away, stands_in, exposed, metrics }
+        let keeper = drawer.map(Keeper::new);
+        Self { place, certificates, keeper, troubles, seen, stands_in, exposed, metrics }
     }
 
     /// Takes the pairs that were put away: what the files do not have will be served on.
     pub fn remember(&self) {
-        let mut kept = self.drawer.as_ref().map(Drawer::contents).unwrap_or_default();
+        let mut kept = self.keeper.as_ref().map(Keeper::contents).unwrap_or_default();
         kept.retain(|pair| pair.is_valid(certificates::now()));
         if !kept.is_empty() {
             self.certificates.renew(self.place.source(), kept);
@@ -200,18 +198,10 @@ impl Pairs {
     }
 
     fn put_away(&mut self, troubles: &mut BTreeMap<String, String>, changed: bool) {
-        let Some(drawer) = &self.drawer else { return };
-        self.is_put_away &= !changed;
         let pairs = self.certificates.of(self.place.source());
-        if self.is_put_away || pairs.is_empty() {
-            return;
-        }
-        match drawer.put(&pairs) {
-            Ok(()) => self.is_put_away = true,
-            Err(error) => {
-                let text = format!("the pairs can't be put away: {error}");
-                troubles.insert(self.place.path().display().to_string(), text);
-            }
+        let Some(keeper) = &mut self.keeper else { return };
+        if let Err(text) = keeper.keep(pairs, changed) {
+            troubles.insert(self.place.path().display().to_string(), text);
         }
     }
 
@@ -271,8 +261,8 @@ impl Subject for Pairs {
     fn look(&mut self, forced: bool) -> Looked {
         let marks = self.marks();
         let is_first = self.seen.is_none();
-        let is_same = !is_first && marks == self.seen;
-        let is_kept = self.is_put_away || self.drawer.is_none();
+        let is_same = self.seen.as_ref() == Some(&marks);
+        let is_kept = self.keeper.as_ref().is_none_or(Keeper::is_done);
         if is_same && !forced && !self.troubles.any() && is_kept {
             return Looked::Settled;
         }
@@ -281,7 +271,7 @@ impl Subject for Pairs {
         self.put_away(&mut read.troubles, changed);
         self.stand_in();
         // What changed while it was read is read again.
-        self.seen = marks.or(Some(Vec::new()));
+        self.seen = Some(marks);
         self.troubles.are(read.troubles, clock::monotonic(), forced || is_first);
         let reloaded = match (self.troubles.any(), changed) {
             (_, true) => Reloaded::Changed,
@@ -291,7 +281,8 @@ impl Subject for Pairs {
         if !is_same || changed {
             self.metrics.reloaded(reloaded);
         }
-        match (self.troubles.any(), is_same) {
+        let is_kept = self.keeper.as_ref().is_none_or(Keeper::is_done);
+        match (self.troubles.any() || !is_kept, is_same) {
             (false, _) => Looked::Settled,
             (true, false) => Looked::Unsettled,
             (true, true) => Looked::StillUnsettled,

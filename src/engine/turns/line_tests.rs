@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn client(number: u8) -> Client {
-    Client::at(&format!("10.0.0.{number}"))
+    Client::at(Some(std::net::Ipv4Addr::new(10, 0, 0, number).into()))
 }
 
 fn blob(number: u32) -> Digest {

@@ -138,6 +138,19 @@ async fn a_ca_that_wants_to_be_left_alone_is_over_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_only_a_header_names_is_kept() {
+    let world = World::new().await;
+    let head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 90000\r\n";
+    world.authority.will("/order-plz", Mishap::Answer(head.into(), b"{}".to_vec()), 100);
+    let mirror = world.setup().start();
+    mirror.logged("class=transient");
+    let refused = tell(&mirror, &["cert", "renew", NAME]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not before"), "{refused:?}");
+    let tries = world.authority.calls().into_iter().filter(|call| call.path == "/order-plz").count();
+    assert_eq!((tries, world.authority.orders()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endless_answer_is_cut() {
     let world = World::new().await;
     let head = "HTTP/1.1 201 Created\r\nLocation: https://localhost/x\r\n";

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::world::{NAME, World, leaf};
+use crate::support::counter::Mishap;
 use crate::support::mirror::files;
 use crate::support::pebble::Rules;
 
@@ -24,6 +25,13 @@ async fn a_certificate_comes_by_tls_alpn_within_ten_seconds_and_is_used_again_af
         metrics.contains(&format!("tidegate_acme_next_attempt_timestamp_seconds{{name=\"{NAME}\"}} ")),
         "{metrics}"
     );
+    let config = mirror.setup.config().display().to_string();
+    let shown = mirror.setup.clone().arguments(&["cert", "show", &config, "--json"]).output();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let own = &shown["certificates"][0];
+    assert_eq!((&own["source"], &own["trouble"]), (&"acme".into(), &"".into()), "{shown}");
+    assert!(own["next_renewal"].as_str().unwrap().starts_with("20"), "{shown}");
+    assert_eq!(shown["certificates"].as_array().unwrap().len(), 1, "the stand-in is gone: {shown}");
     let before = leaf(&mirror).await;
     let (setup, status) = mirror.stop();
     assert!(status.success());
@@ -85,6 +93,35 @@ async fn short_certificates_are_renewed_twice_while_clients_come_and_none_fails(
     // Each certificate cost one order, and lived for a good part of its life.
     assert_eq!(world.authority.orders(), 3);
     assert!(began.elapsed() > Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_wants_a_renewal_now_gets_it_but_not_more_than_one_in_a_tenth_of_a_lifetime() {
+    let world = World::with(Rules { validity: 120, ..Rules::default() }).await;
+    let base = world.authority.directory();
+    let base = base.trim_end_matches("/dir");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let directory = serde_json::json!({
+        "newNonce": format!("{base}/nonce-plz"), "newAccount": format!("{base}/sign-me-up"),
+        "newOrder": format!("{base}/order-plz"), "renewalInfo": format!("{base}/ari"),
+    });
+    let past = serde_json::json!({
+        "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" },
+    });
+    let answer =
+        |document: &serde_json::Value| Mishap::Answer(head.into(), document.to_string().into_bytes());
+    world.authority.will("/dir", answer(&directory), 10_000);
+    world.authority.will("/ari/", answer(&past), 10_000);
+    let mirror = world.setup().start();
+    mirror.logged(CAME);
+    let first = Instant::now();
+    world.authority.until("a second order", |ca| ca.orders() == 2).await;
+    // By its own rule it would have waited for a minute.
+    assert!((9..40).contains(&first.elapsed().as_secs()), "{:?}", first.elapsed());
+    let asked: Vec<_> =
+        world.authority.calls().into_iter().filter(|call| call.path.starts_with("/ari/")).collect();
+    let name = asked[0].path.trim_start_matches("/ari/");
+    assert_eq!(name.split('.').filter(|part| part.len() > 8).count(), 2, "{name}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,26 @@ impl Setup {
         setup.with("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &path).arguments(&["serve", &config])
     }
 
+    /// No mirror, but an edge in front of a backend.
+    pub fn before(backend: &str) -> Self {
+        Self::of("")
+            .without("REGISTRY_PROXY_REMOTEURL")
+            .without("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY")
+            .with("TIDEGATE_EDGE_FORWARD", backend)
+            .in_its_own_state()
+    }
+
+    fn in_its_own_state(self) -> Self {
+        let state = self.root.path().join("state").display().to_string();
+        self.with("STATE_DIRECTORY", &state)
+    }
+
+    /// Speaks TLS with a pair.
+    pub fn secured(self, pair: &super::tls::Pair) -> Self {
+        self.with("REGISTRY_HTTP_TLS_CERTIFICATE", pair.certificate.to_str().unwrap())
+            .with("REGISTRY_HTTP_TLS_KEY", pair.key.to_str().unwrap())
+    }
+
     /// Sets a variable.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);
@@ -230,6 +250,11 @@ impl Mirror {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// The files of the cache, without tidegate's own.

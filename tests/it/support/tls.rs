@@ -44,11 +44,19 @@ pub fn pair() -> Pair {
 
 /// A TLS connection that offers these protocols.
 pub async fn connect(pair: &Pair, address: &str, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    secure(pair, TcpStream::connect(address).await.unwrap(), protocols).await.unwrap()
+}
+
+/// The same over a stream that is there already; it may be refused.
+pub async fn secure(
+    pair: &Pair,
+    stream: TcpStream,
+    protocols: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&pair.authority).unwrap()).unwrap();
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    let stream = TcpStream::connect(address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap()
+    connector.connect(ServerName::try_from("localhost").unwrap(), stream).await
 }

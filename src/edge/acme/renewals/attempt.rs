@@ -49,12 +49,18 @@ impl Renewals {
             Ok(Led::To(pair)) => {
                 self.metrics.acme_tried("issued");
                 self.edit(name, |state| state.last_line.clear());
+                let (next, _) = self.next(name).await;
+                self.foretell(name, next);
                 let until = stamp(pair.not_after());
                 tracing::info!(%name, fingerprint = pair.fingerprint(), until, "a certificate came");
             }
             Ok(Led::Elsewhere(why)) => tracing::info!(%name, "{why}"),
             Err(trouble) => {
                 self.metrics.acme_tried(trouble.class.word());
+                if trouble.class == Class::Local {
+                    // It may stand in no ledger.
+                    self.hold(name, DISK_WAIT);
+                }
                 let new = self.edit(name, |state| {
                     std::mem::replace(&mut state.last_line, trouble.reason.clone()) != trouble.reason
                 });
@@ -68,9 +74,7 @@ impl Renewals {
 
     /// With the folder's lock held, nobody else's session runs.
     async fn attempt_locked(&self, name: &DnsName, issuer: usize, commanded: bool) -> Result<Led, Trouble> {
-        let Some(_lock) =
-            on_disk(self.storage.clone(), Storage::lock).await.inspect_err(|_| self.hold(name, DISK_WAIT))?
-        else {
+        let Some(_lock) = on_disk(self.storage.clone(), Storage::lock).await? else {
             self.hold(name, BUSY_WAIT);
             return Ok(Led::Elsewhere("another process is getting a certificate"));
         };
@@ -81,11 +85,7 @@ impl Renewals {
             return Err(Trouble::new(Class::Local, "no such CA"));
         };
         let journal = Journal::new(self.storage.clone(), shelf.clone(), name.clone());
-        let led = self.try_challenges(name, issuer, &journal).await;
-        if led.as_ref().is_err_and(|trouble| trouble.class == Class::Local) {
-            self.hold(name, DISK_WAIT);
-        }
-        led.map(Led::To)
+        self.try_challenges(name, issuer, &journal).await.map(Led::To)
     }
 
     /// One challenge after the other, as long as the CA can't see the answer and the limits allow another order.
@@ -95,7 +95,7 @@ impl Renewals {
         issuer: usize,
         journal: &Journal,
     ) -> Result<Arc<Pair>, Trouble> {
-        self.look_around(name).await.map_err(|trouble| self.enter(name, trouble))?;
+        self.look_around(name).await?;
         let mut last = None;
         for challenge in self.usable() {
             let Some((_, ca)) = self.issuers.get(issuer) else { break };
@@ -122,7 +122,7 @@ impl Renewals {
                 break;
             }
         }
-        Err(last.unwrap_or_else(|| self.enter(name, Trouble::new(Class::Local, NO_CHALLENGE))))
+        Err(last.unwrap_or_else(|| Trouble::new(Class::Local, NO_CHALLENGE)))
     }
 
     /// What can be found out without the CA, before it is asked for anything.
@@ -203,12 +203,6 @@ impl Renewals {
         if amended.await.is_err() {
             self.hold(name, DISK_WAIT);
         }
-        trouble
-    }
-
-    /// A failure that is ours, and stays in memory.
-    fn enter(&self, name: &DnsName, trouble: Trouble) -> Trouble {
-        self.hold(name, DISK_WAIT);
         trouble
     }
 
