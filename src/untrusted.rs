@@ -234,6 +234,7 @@ pub fn challenge(bytes: &[u8]) {
     let tokens = tokens();
     if let Err(error) = tokens.refused(&None, found, None) {
         is_presentable(&error.to_string());
+        assert!(!error.to_string().contains(PASSWORD));
     }
     if let Ok(Step::Fetch(request)) = tokens.next(&None) {
         let url = request.scoped();
@@ -371,8 +372,9 @@ pub fn admin(bytes: &[u8]) {
     }
 }
 
+/// Text; not such as tells the password itself, which a fuzzer finds in this very code.
 fn text(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains(PASSWORD))
 }
 
 fn hub() -> Option<Url> {
@@ -388,7 +390,6 @@ fn tokens() -> Tokens {
 fn is_presentable(error: &str) {
     assert!(!error.is_empty() && error.len() <= PRESENTABLE_BYTES, "{} bytes: {error}", error.len());
     assert!(!error.chars().any(char::is_control), "{error:?}");
-    assert!(!error.contains(PASSWORD));
 }
 
 #[cfg(test)]

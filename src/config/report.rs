@@ -13,8 +13,7 @@ pub(super) struct Origin {
 impl Origin {
     /// A variable, or a file as a whole.
     pub(super) fn whole(place: &str) -> Self {
-        let place: String = place.chars().map(clean).collect();
-        Self { place: place.into(), position: None }
+        Self { place: cleaned(place).into(), position: None }
     }
 
     /// A line and a column of a file, both counted from 1.
@@ -54,8 +53,8 @@ impl Problem {
             key: name_shown(key),
             origin: String::new(),
             value: String::new(),
-            reason: reason.into(),
-            fix: fix.into(),
+            reason: cleaned(&reason.into()),
+            fix: cleaned(&fix.into()),
         }
     }
 
@@ -129,7 +128,7 @@ impl Report {
     }
 
     pub(super) fn warn(&mut self, key: &str, origin: &Origin, text: &str) {
-        self.warnings.push(format!("{} ({origin}): {text}", name_shown(key)));
+        self.warnings.push(format!("{} ({origin}): {}", name_shown(key), cleaned(text)));
     }
 
     /// The warnings, or the problems if there are any.
@@ -185,11 +184,12 @@ pub(super) fn without_login(text: &str) -> String {
 
 /// A key for the eyes: cut, and without control characters.
 pub(super) fn name_shown(key: &str) -> String {
-    key.chars().take(CHARACTERS_MAX).map(clean).collect()
+    cleaned(key).chars().take(CHARACTERS_MAX).collect()
 }
 
-fn clean(c: char) -> char {
-    if c.is_control() { '\u{fffd}' } else { c }
+/// Without control characters: what is shown must not write to a terminal.
+fn cleaned(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::config::Storage;
 use crate::config::document::{Entry, Value};
 use crate::config::reader::Reader;
-use crate::config::report::Problem;
+use crate::config::report::{Problem, name_shown};
 use crate::config::schema::NO_DRIVERS;
 
 /// Where `registry`'s images have their volume.
@@ -38,7 +38,7 @@ fn refuse_several(reader: &mut Reader<'_>) {
     else {
         return;
     };
-    let names: Vec<&str> = drivers.iter().map(|entry| entry.name.as_str()).collect();
+    let names: Vec<_> = drivers.iter().map(|entry| name_shown(&entry.name)).collect();
     let reason = format!("several storage drivers are set: {}", names.join(", "));
     let fix = "keep one; REGISTRY_STORAGE=filesystem takes the place of all that the file has under storage";
     let problem = Problem::new("storage", reason, fix).at(&last.origin);

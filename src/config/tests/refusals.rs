@@ -225,3 +225,10 @@ fn a_sidecar_has_no_keys_of_a_mirror() {
     check(cached, "tidegate.cache", "there is none");
     assert_eq!(from_yaml(&format!("{sidecar}tags: {{maxtags: 5}}")).unwrap().warnings.len(), 1);
 }
+
+#[test]
+fn no_key_can_write_to_a_terminal() {
+    let errors =
+        from_yaml("storage: {filesystem: {rootdirectory: /x}, \"a\\e[2J\": {}}").unwrap_err().to_string();
+    assert!(errors.contains("several storage drivers") && !errors.contains('\u{1b}'), "{errors:?}");
+}
