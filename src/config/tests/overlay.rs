@@ -71,7 +71,7 @@ fn lists_come_as_yaml_by_number_or_with_commas() {
 fn patterns_with_stars_need_no_quotes() {
     for value in ["*/nginx, corp/**", "[*/nginx, corp/**]", "['*/nginx', \"corp/**\"]"] {
         let config = from_variables(&[("TIDEGATE_PROXY_ALLOW", value)]).unwrap();
-        let patterns: Vec<_> = config.proxy.allow.iter().map(Pattern::as_str).collect();
+        let patterns: Vec<_> = config.proxy.allow.iter().map(crate::registry::Pattern::as_str).collect();
         assert_eq!(patterns, ["*/nginx", "corp/**"], "{value}");
     }
 }
