@@ -69,6 +69,10 @@ impl Overlay {
 
     /// Takes rows in, as one generation.
     pub(super) fn put(&self, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+        // A generation without rows would never be committed, and whoever waits for it would wait for ever.
+        if rows.is_empty() {
+            return;
+        }
         let mut held = lock(&self.rows);
         held.generation += 1;
         let generation = held.generation;

@@ -165,6 +165,16 @@ async fn survives(content: &[u8], what: &str) {
 }
 
 #[tokio::test]
+async fn nothing_to_commit_is_not_waited_for() {
+    let folder = in_memory();
+    let index = Index::open(folder.path());
+    index.apply(Batch::new().put_blob(digest(1), blob_row(7)));
+    index.committed().await;
+    index.apply(Batch::new());
+    tokio::time::timeout(std::time::Duration::from_secs(10), index.committed()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_large_index_is_sound_and_left_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = large(folder.path()).await;
