@@ -42,7 +42,7 @@ mod schedule;
 mod tag;
 mod unpublished;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -174,6 +174,8 @@ pub struct Engine {
     scrub_wanted: Notify,
     /// Whether `registry`'s note of what expires was taken over.
     schedule_known: AtomicBool,
+    /// The newest writing of it; older ones end.
+    schedule_turn: AtomicU64,
 }
 
 /// What was asked for and found absent.
@@ -235,6 +237,7 @@ impl Engine {
             scrub_on_demand: Semaphore::new(1),
             scrub_wanted: Notify::new(),
             schedule_known: AtomicBool::new(false),
+            schedule_turn: AtomicU64::new(0),
         })
     }
 

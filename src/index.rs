@@ -166,10 +166,11 @@ impl Index {
         self.overlay.put(batch.into_rows());
     }
 
-    /// Waits until everything applied so far is durable; returns at once where nothing ever is.
-    pub async fn committed(&self) {
-        if let Some(writer) = &self.writer {
-            writer.committed(self.overlay.generation()).await;
+    /// Waits until everything applied so far is durable. Returns at once where nothing ever is, and says so.
+    pub async fn committed(&self) -> bool {
+        match &self.writer {
+            Some(writer) => writer.committed(self.overlay.generation()).await,
+            None => false,
         }
     }
 

@@ -27,6 +27,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::config::Durability;
@@ -50,6 +51,7 @@ pub struct Store {
     durability: RwLock<Durability>,
     doubtful_since: Mutex<Option<i64>>,
     marked_since: Mutex<Option<i64>>,
+    doubt_outlasts: AtomicBool,
     /// Held for the moment in which a blob gets or loses its name.
     naming: Mutex<()>,
     /// The lock is held as long as the file is open.
@@ -135,6 +137,7 @@ impl Store {
             durability: RwLock::new(Durability::Full),
             doubtful_since: Mutex::default(),
             marked_since: Mutex::default(),
+            doubt_outlasts: AtomicBool::new(false),
             naming: Mutex::default(),
             _lock: lock,
             _temporary: None,

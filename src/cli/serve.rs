@@ -26,7 +26,7 @@ use crate::observe::lines::Lines;
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
-use crate::sys::{files, threads};
+use crate::sys::{clock, files, threads};
 use crate::upstream::{AccountState, Setup, Upstream};
 use reload::{Doors, Live};
 use signals::{Signals, wait_and_drain};
@@ -171,13 +171,11 @@ async fn serve(
     housekeeping.abort();
     let _ = housekeeping.await;
     drained?;
-    let settle = async {
-        engine.settle().await;
-        engine.write_schedule().await;
-    };
-    if tokio::time::timeout(SETTLE_WAIT, settle).await.is_err() {
+    let until = clock::monotonic() + SETTLE_WAIT;
+    if tokio::time::timeout(SETTLE_WAIT, engine.settle()).await.is_err() {
         tracing::warn!("the disk is slow: what was fetched last may be fetched again");
     }
+    engine.write_last_schedule(until.saturating_duration_since(clock::monotonic())).await;
     Ok(())
 }
 

@@ -66,6 +66,8 @@ struct Ledger {
     limits: Option<Limits>,
     /// Whether the blobs were counted.
     counted: bool,
+    /// Whether there are rows that no count has seen, and no fill.
+    recount: bool,
     /// Until then nothing more may go, so that nobody need wait for room.
     full_until: Option<Instant>,
 }
@@ -168,9 +170,23 @@ impl Budget {
         ledger.counted = true;
     }
 
-    /// Whether the blobs were counted.
+    /// Rows came that are of no fill: the next pass counts anew.
+    pub fn recount(&self) {
+        lock(&self.ledger).recount = true;
+        self.wanted.notify_one();
+    }
+
+    /// A count begins: what is used by now, as far as it is known.
+    pub fn count_begins(&self) -> Usage {
+        let mut ledger = lock(&self.ledger);
+        ledger.recount = false;
+        self.usage_of(&ledger)
+    }
+
+    /// Whether all blobs were counted, so that what has to go is known.
     pub fn is_counted(&self) -> bool {
-        lock(&self.ledger).counted
+        let ledger = lock(&self.ledger);
+        ledger.counted && !ledger.recount
     }
 
     /// What has to go.

@@ -270,7 +270,7 @@ impl Engine {
     /// Scans the index, and takes down what there is.
     async fn scan(self: &Arc<Self>, need: Need, idle: bool) -> Option<Found> {
         let idle = idle && self.may_expire().await;
-        let (engine, before) = (Arc::clone(self), self.budget.usage());
+        let (engine, before) = (Arc::clone(self), self.budget.count_begins());
         let found = blocking(move || engine.survey(need, idle)).await;
         let found =
             found.inspect_err(|error| tracing::error!(%error, "the index could not be scanned")).ok()?;

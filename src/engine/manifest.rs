@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::budget::is_over_budget;
+use super::budget::{Reservation, is_over_budget};
 use super::outcome::Outcome;
 use super::{Denial, Engine, Repository, Want, Wanted, blocking, fault, in_time};
 use crate::index::{Batch, BlobKind, BlobRow, MemberRow};
@@ -224,13 +224,14 @@ impl Engine {
             let _permit = engine.publications.acquire().await;
             let digest = held.digest;
             match engine.store_manifest(&held).await {
-                Ok(identity) => {
+                Ok((identity, room)) => {
                     engine.index.touch(&digest);
                     for repository in engine.unpublished.repositories(&digest) {
                         engine.write_manifest_links(&repository, &digest).await;
                         engine.adopt_children(&repository, &manifest).await;
                     }
                     engine.index.apply(Batch::new().put_blob(digest, row(&held, identity)));
+                    room.keep(identity.size);
                     engine.unpublished.published(&digest);
                 }
                 Err(error) => {
@@ -246,8 +247,11 @@ impl Engine {
         });
     }
 
-    /// Writes a manifest into the tree, making room for it if need be.
-    async fn store_manifest(self: &Arc<Self>, held: &Held) -> std::io::Result<files::Identity> {
+    /// Writes a manifest into the tree, making room for it if need be. Its room is kept once its row is there.
+    async fn store_manifest(
+        self: &Arc<Self>,
+        held: &Held,
+    ) -> std::io::Result<(files::Identity, Reservation)> {
         let room = self.reserve(held.bytes.len() as u64).await?;
         let mut written = self.try_store_manifest(held).await;
         if let Err(error) = &written
@@ -255,7 +259,7 @@ impl Engine {
         {
             written = self.try_store_manifest(held).await;
         }
-        written.inspect(|identity| room.keep(identity.size))
+        written.map(|identity| (identity, room))
     }
 
     async fn try_store_manifest(&self, held: &Held) -> std::io::Result<files::Identity> {

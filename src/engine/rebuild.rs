@@ -70,6 +70,8 @@ impl Engine {
             self.fill_index().await;
         }
         self.take_over_schedule().await;
+        // What was found has rows now; no fill counted it.
+        self.budget.recount();
         self.end_doubt().await;
     }
 
@@ -255,7 +257,7 @@ impl Engine {
         if self.store.doubtful_since().is_none() {
             return;
         }
-        let (mut from, mut found) = (None, 0);
+        let (mut from, mut found, mut durable) = (None, 0, true);
         loop {
             let (engine, at) = (Arc::clone(self), from);
             let (doubtful, next) = rested(move || {
@@ -265,14 +267,14 @@ impl Engine {
             })
             .await;
             found += doubtful;
-            self.index.committed().await;
+            durable &= self.index.committed().await;
             match next {
                 Some(_) => from = next,
                 None => break,
             }
         }
         let store = Arc::clone(&self.store);
-        match blocking(move || store.end_doubt()).await.and_then(|result| result) {
+        match blocking(move || store.end_doubt(durable)).await.and_then(|result| result) {
             Ok(()) => {
                 tracing::info!(blobs = found, "what was not synced is verified again before it is used")
             }

@@ -97,13 +97,23 @@ impl Engine {
         }
     }
 
-    /// Writes it now. One whose entries are not taken over yet stays: what they are about has no row to be found by.
+    /// Writes it at the stop, if the disk tells of all links within a time.
+    pub async fn write_last_schedule(self: &Arc<Self>, within: Duration) {
+        if tokio::time::timeout(within, self.write_schedule()).await.is_err() {
+            // Its thread has the engine, which must be let go.
+            self.schedule_turn.fetch_add(1, Ordering::AcqRel);
+            tracing::warn!("the disk is slow: scheduler-state.json stays as it was within the last hour");
+        }
+    }
+
+    /// Writes it now; one that is being written already is given up. One whose entries are not taken over yet stays: what they are about has no row to be found by.
     pub async fn write_schedule(self: &Arc<Self>) {
         if !self.schedule_known.load(Ordering::Acquire) {
             return;
         }
         let engine = Arc::clone(self);
-        match blocking(move || engine.try_write_schedule()).await.and_then(|result| result) {
+        let turn = self.schedule_turn.fetch_add(1, Ordering::AcqRel) + 1;
+        match blocking(move || engine.try_write_schedule(turn)).await.and_then(|result| result) {
             Ok(entries) => tracing::debug!(entries, "scheduler-state.json is written"),
             Err(error) => {
                 tracing::warn!(%error, "scheduler-state.json can't be written: registry would keep what came since for ever")
@@ -111,12 +121,15 @@ impl Engine {
         }
     }
 
-    fn try_write_schedule(&self) -> std::io::Result<usize> {
+    fn try_write_schedule(&self, turn: u64) -> std::io::Result<usize> {
         let before = self.store.schedule().unwrap_or_default();
         let scheduled: HashSet<Digest> = before.into_iter().map(|expiry| expiry.digest).collect();
         let mut draft = self.store.draft_schedule()?;
         let mut from = None;
         loop {
+            if self.schedule_turn.load(Ordering::Acquire) != turn {
+                return Err(std::io::ErrorKind::Interrupted.into());
+            }
             let page = self.index.blobs(from.as_ref(), STEP_BLOBS);
             let known = |digest: &Digest, row: &BlobRow| !row.adopted || scheduled.contains(digest);
             for (digest, row) in page.rows.iter().filter(|(digest, row)| known(digest, row)) {

@@ -107,7 +107,9 @@ impl Unpublished {
 
 impl Waiting {
     fn add(&mut self, repository: &Repository) {
-        if self.repositories.len() < REPOSITORIES_MAX && !self.repositories.contains(repository) {
+        if self.repositories.len() < REPOSITORIES_MAX
+            && self.repositories.iter().all(|known| known.key != repository.key)
+        {
             self.repositories.push(repository.clone());
         }
     }
@@ -152,6 +154,9 @@ mod tests {
         let (first, second) = (repository("a/a"), repository("b/b"));
         assert!(unpublished.add(&one, &first));
         assert!(!unpublished.add(&one, &second) && !unpublished.add(&one, &second));
+        // One repository, whoever asks for it.
+        let client = crate::engine::turns::Client::at(Some(std::net::Ipv4Addr::LOCALHOST.into()));
+        assert!(!unpublished.add(&one, &second.clone().asked_by(client)));
         assert_eq!(unpublished.find(&one.digest).unwrap().bytes, one.bytes);
         assert_eq!(unpublished.repositories(&one.digest), [first, second]);
         unpublished.published(&one.digest);

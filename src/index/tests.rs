@@ -321,7 +321,7 @@ proptest! {
                     index.apply(Batch::new().remove_blob(digest(key)));
                     model.remove(&key);
                 }
-                Step::Commit => runtime.block_on(index.committed()),
+                Step::Commit => drop(runtime.block_on(index.committed())),
                 Step::Reopen => {
                     drop(index);
                     index = Index::open(folder.path());

@@ -42,10 +42,9 @@ impl Writer {
         Self { overlay, committed }
     }
 
-    /// Waits until a generation is durable. A writer that is gone makes nothing durable; then there is nothing to wait for.
-    pub(super) async fn committed(&self, generation: u64) {
-        let mut committed = self.committed.clone();
-        let _ = committed.wait_for(|done| *done >= generation).await;
+    /// Waits until a generation is durable, and says whether it is: a writer that is gone makes nothing so.
+    pub(super) async fn committed(&self, generation: u64) -> bool {
+        self.committed.clone().wait_for(|done| *done >= generation).await.is_ok()
     }
 
     /// Commits what is pending, and ends the thread; a disk that hangs is not waited for long. Whether the thread has ended.

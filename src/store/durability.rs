@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::{Store, files};
 use crate::config::Durability;
@@ -38,8 +39,14 @@ impl Store {
         self.doubtful_since().is_some_and(|since| file.ctime_ns >= since)
     }
 
-    /// No row calls verified any more what the start found in doubt.
-    pub fn end_doubt(&self) -> io::Result<()> {
+    /// No row calls verified any more what the start found in doubt. With `durable`, none will at the next start either;
+    /// else the note of it stays.
+    pub fn end_doubt(&self, durable: bool) -> io::Result<()> {
+        if !durable {
+            self.doubt_outlasts.store(true, Ordering::Release);
+            *lock(&self.doubtful_since) = None;
+            return Ok(());
+        }
         // Nothing is published meanwhile.
         let durability = write(&self.durability);
         match *durability {
@@ -56,11 +63,9 @@ impl Store {
             return Ok(());
         }
         files::sync_file_system(self.root())?;
-        match self.doubtful_since() {
-            // What an earlier process left in doubt is so still.
-            Some(_) => Ok(()),
-            None => self.unmark(),
-        }
+        // What an earlier process left in doubt is so still.
+        let stays = self.doubtful_since().is_some() || self.doubt_outlasts.load(Ordering::Acquire);
+        if stays { Ok(()) } else { self.unmark() }
     }
 
     /// Takes note of a file that was not synced: a clock that was set back must not hide it.

@@ -43,10 +43,11 @@ impl Store {
         found.sort_by_key(|(_, metadata)| (metadata.ctime(), metadata.ctime_nsec()));
         let (mut files, mut bytes) = (0, 0_u64);
         for (path, metadata) in found.iter().rev() {
-            files += 1;
-            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
-            if files > files_max || bytes > bytes_max {
+            let with_it = bytes.saturating_add(metadata.blocks().saturating_mul(512));
+            if files >= files_max || with_it > bytes_max {
                 remove(path, "a quarantined blob");
+            } else {
+                (files, bytes) = (files + 1, with_it);
             }
         }
     }

@@ -69,20 +69,22 @@ impl Store {
 
     /// What our own folder takes, and what lies beside it.
     pub fn own_bytes(&self) -> OwnBytes {
-        let all = measure(&self.layout.ours(), 0);
-        let partials = measure(&self.layout.partials(), 0);
+        let partials = self.layout.partials();
         let beside = bytes_on_disk(&self.layout.schedule());
-        OwnBytes { partials, other: all.saturating_sub(partials).saturating_add(beside) }
+        // Each file is counted once: a difference of two walks would lack what a fill wrote between them.
+        let other = measure(&self.layout.ours(), Some(&partials), 0).saturating_add(beside);
+        OwnBytes { partials: measure(&partials, None, 0), other }
     }
 }
 
-/// Bytes on the disk of all files below a folder. What goes away meanwhile is not counted.
-fn measure(folder: &Path, depth: usize) -> u64 {
+/// Bytes on the disk of all files below a folder, without those below another one. What goes away meanwhile is not
+/// counted.
+fn measure(folder: &Path, without: Option<&Path>, depth: usize) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let sizes = entries.filter_map(|entry| {
+    let sizes = entries.filter(|entry| without != Some(&entry.path())).filter_map(|entry| {
         let metadata = entry.metadata().ok()?;
         if metadata.is_dir() && depth < MEASURED_DEPTH_MAX {
-            return Some(measure(&entry.path(), depth + 1));
+            return Some(measure(&entry.path(), without, depth + 1));
         }
         Some(metadata.blocks().saturating_mul(512))
     });

@@ -223,6 +223,11 @@ fn the_quarantine_has_a_limit_of_bytes_and_ends_when_room_is_short() {
     let at = |n: u8| store.layout.quarantine().join(n.to_string());
     (0..3).for_each(|n| fs::write(at(n), [1; 40_000]).unwrap());
     assert!(store.own_bytes().other >= 120_000);
+    // One that is too large alone takes no other's place.
+    fs::write(at(3), [1; 100_000]).unwrap();
+    store.thin_quarantine(QUARANTINED_MAX, 90_000);
+    assert_eq!(files_below(&store.layout.quarantine()).len(), 2);
+    fs::write(at(0), [1; 40_000]).unwrap();
     store.thin_quarantine(QUARANTINED_MAX, 90_000);
     assert_eq!(files_below(&store.layout.quarantine()).len(), 2);
     store.sweep(clock::now(), Unfinished::Old);

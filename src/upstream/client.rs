@@ -287,7 +287,7 @@ impl Client {
         let base = Ask::new(Method::GET, "/v2/".to_owned(), None);
         match self.follow(&base, ticket).await {
             Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => {
-                self.tokens.login_refused();
+                self.tokens.login_refused(ticket.map(|ticket| &ticket.header));
                 FetchError::LoginRefused { host: self.host.clone() }
             }
             Ok(answer) if answer.status().is_success() => {

@@ -21,7 +21,7 @@ pub async fn fetch_token(
             tokens.keep(scope, request.login, &document)
         }
         StatusCode::UNAUTHORIZED if is_account_refused(client, tokens, request, scope).await => {
-            tokens.login_refused();
+            tokens.login_refused(request.account.as_ref().and_then(token::basic_header).as_ref());
             Err(FetchError::LoginRefused { host })
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Denied { host }),

@@ -256,9 +256,13 @@ impl Tokens {
         state.accepted = true;
     }
 
-    /// The account itself was refused. Says whether the request may go on without it.
-    pub fn login_refused(&self) -> bool {
+    /// The account itself was refused, as it was sent. Says whether the request may go on without it. A refusal of a
+    /// password that was changed meanwhile says nothing of the new one.
+    pub fn login_refused(&self, sent: Option<&HeaderValue>) -> bool {
         let now = clock::monotonic();
+        if sent != self.account.load().as_deref().and_then(basic_header).as_ref() {
+            return self.fallback;
+        }
         let mut state = lock(&self.state);
         state.accepted = false;
         let before = state.refused_at.replace(now);

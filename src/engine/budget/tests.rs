@@ -58,3 +58,19 @@ fn what_lies_unfinished_counts_once() {
     drop(reservation);
     assert_eq!(budget.usage().total(), 5 * MIB);
 }
+
+#[test]
+fn rows_that_are_of_no_fill_are_counted_anew() {
+    let budget = budget(10 * MIB);
+    budget.recount();
+    assert!(!budget.is_counted());
+    // What is known is believed meanwhile: nobody waits for the count.
+    assert!(budget.try_reserve(MIB, &SPACE).is_some());
+    let before = budget.count_begins();
+    budget.recount();
+    budget.counted(0, 9 * MIB, &before);
+    assert!(!budget.is_counted(), "more came while it counted");
+    let before = budget.count_begins();
+    budget.counted(0, 9 * MIB, &before);
+    assert!(budget.is_counted() && budget.try_reserve(2 * MIB, &SPACE).is_none());
+}

@@ -59,11 +59,9 @@ impl Fill {
         let mut batch = claimants
             .iter()
             .fold(Batch::new(), |batch, claimant| batch.put_member(claimant.key, digest, member));
+        let stored = published.as_ref().ok().map(|row| row.size);
         match published {
             Ok(row) => {
-                if let Some(room) = kept.room.lock().await.take() {
-                    room.keep(row.size);
-                }
                 self.engine.index.touch(&digest);
                 if let Some(file) = &row.identity {
                     self.flight.carry_published(*file);
@@ -82,6 +80,10 @@ impl Fill {
             }
         }
         self.engine.index.apply(batch);
+        // Only now: a count of the rows that lacks this one must find it promised.
+        if let (Some(bytes), Some(room)) = (stored, kept.room.lock().await.take()) {
+            room.keep(bytes);
+        }
         self.engine.flights.remove(&self.flight);
     }
 

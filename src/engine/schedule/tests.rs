@@ -161,6 +161,20 @@ async fn what_was_not_taken_over_yet_is_not_overwritten() {
 }
 
 #[tokio::test]
+async fn one_that_takes_too_long_at_the_stop_is_given_up_and_lets_the_engine_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(&folder);
+    engine.take_over_schedule().await;
+    hold(&engine, b"x", false, 5_000, "a");
+    engine.write_last_schedule(Duration::ZERO).await;
+    assert_eq!(noted(&engine), []);
+    let turn = engine.schedule_turn.load(Ordering::Acquire);
+    assert_eq!(engine.try_write_schedule(turn - 1).unwrap_err().kind(), std::io::ErrorKind::Interrupted);
+    engine.write_last_schedule(Duration::from_secs(60)).await;
+    assert_eq!(noted(&engine).len(), 1);
+}
+
+#[tokio::test]
 async fn it_is_written_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let engine = engine(&folder);

@@ -39,7 +39,7 @@ fn what_was_not_synced_is_in_doubt_after_a_crash_and_nothing_else() {
     // The clock of file times is a few milliseconds behind, so this one may be in doubt too, and is only verified again.
     let older = files::Identity { ctime_ns: before.ctime_ns - 1_000_000_000, ..before };
     assert!(!next.is_doubtful(&older));
-    next.end_doubt().unwrap();
+    next.end_doubt(true).unwrap();
     assert!(!next.is_doubtful(&file));
     drop(next);
     assert!(!store(&folder).is_doubtful(&file));
@@ -66,6 +66,22 @@ fn a_stop_before_the_doubt_is_ended_keeps_it() {
     drop(relaxed);
     let next = store(&folder);
     next.relax();
+    next.stop_relaxing().unwrap();
+    drop(next);
+    assert!(store(&folder).is_doubtful(&file));
+}
+
+#[test]
+fn a_doubt_that_ended_in_memory_alone_is_there_again_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let relaxed = store(&folder);
+    relaxed.relax();
+    let file = put(&relaxed, b"x");
+    drop(relaxed);
+    let next = store(&folder);
+    next.relax();
+    next.end_doubt(false).unwrap();
+    assert!(!next.is_doubtful(&file), "no row of before is believed here");
     next.stop_relaxing().unwrap();
     drop(next);
     assert!(store(&folder).is_doubtful(&file));

@@ -6,6 +6,11 @@ fn account() -> Account {
     Account { username: "bot".into(), password: Secret::new("hunter2") }
 }
 
+/// How the account is sent.
+fn sent() -> Option<HeaderValue> {
+    basic_header(&account())
+}
+
 fn tokens(account: Option<Account>, fallback: bool) -> Tokens {
     let upstream = "https://registry-1.docker.io".parse().unwrap();
     Tokens::new(&upstream, "registry-1.docker.io", account, fallback, vec![])
@@ -68,11 +73,11 @@ fn a_token_serves_its_scope_until_it_is_refused() {
 fn a_refused_account_goes_on_as_nobody_or_not_at_all() {
     let with = tokens(Some(account()), true);
     with.refused(&None, bearer(HUB), None).unwrap();
-    assert!(with.login_refused());
+    assert!(with.login_refused(sent().as_ref()));
     assert_eq!(request(&with, &None).login, Login::Anonymous);
     assert_eq!(with.account_state(), AccountState::Refused);
     let without = tokens(Some(account()), false);
-    assert!(!without.login_refused());
+    assert!(!without.login_refused(sent().as_ref()));
     assert!(matches!(without.next(&None), Err(FetchError::LoginRefused { .. })));
 }
 
@@ -82,10 +87,21 @@ fn the_state_of_the_account_follows_the_last_word() {
     assert_eq!(tokens.account_state(), AccountState::Unknown);
     tokens.keep(&None, Login::Account, br#"{"token":"abc"}"#).unwrap();
     assert_eq!(tokens.account_state(), AccountState::Accepted);
-    tokens.login_refused();
+    tokens.login_refused(sent().as_ref());
     assert_eq!(tokens.account_state(), AccountState::Refused);
     tokens.login_accepted();
     assert_eq!(tokens.account_state(), AccountState::Accepted);
+}
+
+#[test]
+fn a_late_refusal_of_the_old_password_says_nothing_of_the_new_one() {
+    let tokens = tokens(Some(account()), true);
+    let new = Account { password: Secret::new("hunter3"), ..account() };
+    tokens.change_account(new.clone());
+    tokens.login_refused(sent().as_ref());
+    assert_eq!(tokens.account_state(), AccountState::Unknown);
+    tokens.login_refused(basic_header(&new).as_ref());
+    assert_eq!(tokens.account_state(), AccountState::Refused);
 }
 
 #[test]
